@@ -1,0 +1,108 @@
+"""Writing that a killed process or a full disk cannot turn into a half-written file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from modelmoat.core.errors import RunError
+
+
+def canonical_json(value: Mapping[str, Any]) -> str:
+    """JSON with sorted keys and no spaces, the same for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(value: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of a JSON value.
+
+    >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and move it there, whole and synced, when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with disk_errors(path):
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and sync it; a line that does not fit on the disk leaves no trace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path), path.open("ab") as file:
+        append_bytes(file.fileno(), (line + "\n").encode())
+
+
+def append_bytes(descriptor: int, payload: bytes) -> None:
+    """Write all of ``payload`` at the end of an open file and sync it, or cut the file back and raise."""
+    start = os.lseek(descriptor, 0, os.SEEK_END)
+    try:
+        view = memoryview(payload)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, start)
+        raise
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of an append-only file; a last line cut short by a crash is dropped with a warning."""
+    if not path.exists():
+        return []
+    raw = path.read_bytes()
+    whole, cut, tail = raw.rpartition(b"\n")
+    if tail:
+        warnings.warn(
+            f"{path}: the last line was cut short ({len(tail)} bytes, no line end); it is dropped and its work is done again",
+            stacklevel=2,
+        )
+        os.truncate(path, len(whole) + len(cut))
+    return whole.decode("utf-8").split("\n") if whole else []
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; nothing already written was lost; "
+            "fix: free some space or choose another folder, then run the same command again"
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
