@@ -1,0 +1,1 @@
+"""Architectures, one file per family; every module here registers its builders on import."""

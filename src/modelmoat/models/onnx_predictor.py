@@ -1,0 +1,144 @@
+"""ONNX files, answered by onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelmoat.core.errors import ModelError
+from modelmoat.models.digests import files_digest
+from modelmoat.models.outputs import OutputKind
+from modelmoat.models.packages import import_extra
+from modelmoat.models.predictor import BatchedPredictor
+from modelmoat.models.request import Request, Shape, agreed_shape, first_line, fixed_sizes
+
+_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_RESHAPING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear"}
+
+
+class OnnxPredictor(BatchedPredictor):
+    """An ONNX graph with one image input [N, C, H, W] in [0, 1] and one output [N, K], always on the CPU.
+
+    Rows are split and padded to the graph's batch size where that is fixed. A graph whose last operator is a softmax
+    gives probabilities unless ``outputs`` says otherwise. A graph that quantizes its activations dynamically chooses
+    its scale per batch; it gets one row at a time, so that no row changes another's answer.
+
+    Args:
+        path: the file; weights in files beside it are found through it.
+        request: what the user wrote; its device is not looked at.
+
+    Raises:
+        ModelError: an unreadable file, a graph of another form, images of another shape asked for, or onnxruntime
+            missing.
+    """
+
+    def __init__(self, path: Path, request: Request) -> None:
+        reference = request.reference
+        graph = _read_graph(path, reference)
+        digest = files_digest([path, *_weight_files(graph, path)])
+        self._session = _open_session(path, reference)
+        source = _only("input", self._session.get_inputs(), reference)
+        target = _only("output", self._session.get_outputs(), reference)
+        self._input = source.name
+        self._dtype = _input_dtype(source, reference)
+        rows, shape = _image_shape(source, reference)
+        found: OutputKind | None = "probabilities" if _ends_in_softmax(graph) else None
+        super().__init__(
+            reference=reference,
+            digest=digest,
+            arch="onnx",
+            num_classes=_last_size(target.shape),
+            input_shape=agreed_shape(reference, shape, request.input_shape),
+            outputs=request.outputs or found,
+            fixed_rows=rows,
+            alone=any(node.op_type.startswith("DynamicQuantize") for node in _all_nodes(graph)),
+        )
+
+    def _run(self, batch: Tensor) -> object:
+        (answers,) = self._session.run(None, {self._input: batch.to(self._dtype).contiguous().numpy()})
+        return torch.from_numpy(answers) if isinstance(answers, np.ndarray) else answers
+
+
+def _read_graph(path: Path, reference: str) -> Any:
+    onnx = import_extra("onnx", extra="onnx", reference=reference)
+    try:
+        return onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:
+        raise _broken(reference, error) from error
+
+
+def _open_session(path: Path, reference: str) -> Any:
+    runtime = import_extra("onnxruntime", extra="onnx", reference=reference)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _broken(reference, error) from error
+
+
+def _broken(reference: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"'{reference}' is not an ONNX model that onnxruntime can run: {first_line(error)}; fix: export it again"
+    )
+
+
+def _weight_files(graph: Any, path: Path) -> list[Path]:
+    """Files beside the graph that hold its weights, in a fixed order."""
+    places = {entry.value for weight in graph.initializer for entry in weight.external_data if entry.key == "location"}
+    return [path.parent / place for place in sorted(places)]
+
+
+def _only(what: str, values: Sequence[Any], reference: str) -> Any:
+    if len(values) != 1:
+        names = ", ".join(value.name for value in values) or "none"
+        raise ModelError(
+            f"'{reference}' has {len(values)} {what}s ({names}); it must have one; fix: export it with one {what}"
+        )
+    return values[0]
+
+
+def _input_dtype(source: Any, reference: str) -> torch.dtype:
+    if source.type not in _DTYPES:
+        raise ModelError(
+            f"'{reference}' takes {source.type}; it must take one of {', '.join(_DTYPES)}; fix: export it for float "
+            "images"
+        )
+    return _DTYPES[source.type]
+
+
+def _image_shape(source: Any, reference: str) -> tuple[int | None, Shape | None]:
+    if len(source.shape) != 4:
+        raise ModelError(
+            f"'{reference}' takes inputs of shape {source.shape}; it must take images [N, C, H, W]; "
+            "fix: export it for a batch of images"
+        )
+    return fixed_sizes(source.shape)
+
+
+def _last_size(shape: Sequence[Any]) -> int | None:
+    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+
+
+def _ends_in_softmax(graph: Any) -> bool:
+    """Whether the first operator that matters, from the output backwards, is a softmax."""
+    producers = {name: node for node in graph.node for name in node.output}
+    node = producers.get(graph.output[0].name) if graph.output else None
+    while node is not None and node.op_type in _RESHAPING and node.input:
+        node = producers.get(node.input[0])
+    return node is not None and node.op_type == "Softmax"
+
+
+def _all_nodes(graph: Any) -> list[Any]:
+    """Nodes of a graph and of the graphs inside them."""
+    nodes = list(graph.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                nodes += _all_nodes(attribute.g)
+    return nodes
