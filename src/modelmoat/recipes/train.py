@@ -1,0 +1,90 @@
+"""From a recipe and data to an artifact on disk."""
+
+from __future__ import annotations
+
+from modelmoat import __version__
+from modelmoat.core.errors import RunError
+from modelmoat.core.runs import now
+from modelmoat.core.seeds import derive
+from modelmoat.data import Splits
+from modelmoat.models import ModelCard, create_network, load_card, save_model
+from modelmoat.models.artifact import CARD_FILE
+from modelmoat.recipes.base import Recipe, TrainingJob
+from modelmoat.training import FitResult, accuracy, pixel_statistics
+
+
+def train_victim(recipe: Recipe, job: TrainingJob) -> ModelCard:
+    """Train a victim and write its artifact to ``job.directory``.
+
+    An interrupted training goes on after its last whole epoch. A finished one is not trained again.
+
+    Raises:
+        RunError: the directory holds a victim or a checkpoint of another training.
+        TrainingDiverged: the loss is no longer a number.
+    """
+    fingerprint = job.fingerprint(recipe)
+    if (job.directory / CARD_FILE).exists():
+        return _finished(job, fingerprint)
+    train = job.splits.train
+    mean, std = pixel_statistics(train)
+    network = create_network(
+        job.arch,
+        num_classes=train.num_classes,
+        input_shape=train.shape,
+        seed=derive(job.seed, "weights"),
+        mean=mean,
+        std=std,
+    )
+    result = recipe.train(network, job)
+    metrics = {
+        "validation_accuracy": accuracy(network, job.splits.validation, job.splits.validation.labels),
+        "test_accuracy": accuracy(network, job.splits.test, job.splits.test.labels),
+    }
+    card = save_model(job.directory, network, _card(recipe, job, result, metrics, fingerprint, mean, std))
+    job.checkpoint.unlink(missing_ok=True)
+    return card
+
+
+def _finished(job: TrainingJob, fingerprint: str) -> ModelCard:
+    card = load_card(job.directory)
+    if card.fingerprint != fingerprint:
+        raise RunError(
+            f"{job.directory} holds another victim ({card.recipe}, {card.arch}, data {card.data}); "
+            "fix: choose another --out folder, or remove this one"
+        )
+    return card
+
+
+def _card(
+    recipe: Recipe,
+    job: TrainingJob,
+    result: FitResult,
+    metrics: dict[str, float],
+    fingerprint: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> ModelCard:
+    train = job.splits.train
+    return ModelCard(
+        arch=job.arch,
+        num_classes=train.num_classes,
+        input_shape=train.shape,
+        mean=mean,
+        std=std,
+        class_names=train.class_names,
+        recipe=recipe.spec,
+        data=job.data,
+        data_seed=job.data_seed,
+        data_digests=_digests(job.splits),
+        test_size=len(job.splits.test),
+        metrics=metrics,
+        fingerprint=fingerprint,
+        package_version=__version__,
+        created=now(),
+        precision=result.precision,
+    )
+
+
+def _digests(splits: Splits) -> dict[str, str]:
+    named = {"train": splits.train, "validation": splits.validation, "pool": splits.pool, "test": splits.test}
+    return {name: images.digest for name, images in named.items() if images is not None}

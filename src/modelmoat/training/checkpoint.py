@@ -1,0 +1,67 @@
+"""What an interrupted training needs to go on: weights, optimizer state and where it stood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modelmoat.core.errors import RunError
+from modelmoat.core.files import atomic_path
+
+_NETWORK = "network."
+_OPTIMIZER = "optimizer."
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, *, epoch: int, fingerprint: str
+) -> None:
+    """Write a checkpoint after ``epoch`` whole epochs; ``fingerprint`` names the training it belongs to."""
+    tensors = {f"{_NETWORK}{key}": value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_OPTIMIZER}{index}.{key}"] = value.detach().cpu().contiguous()
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"epoch": str(epoch), "fingerprint": fingerprint})
+
+
+def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> int:
+    """Restore a checkpoint and return how many epochs it has behind it; 0 where there is none.
+
+    Raises:
+        RunError: the file is damaged or belongs to another training.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"{path} is not a readable checkpoint ({error}); fix: delete it to train from the start"
+        ) from error
+    if metadata.get("fingerprint") != fingerprint:
+        raise RunError(
+            f"{path} belongs to a training with other settings or data ({json.dumps(metadata.get('fingerprint'))}, "
+            f"this one is {json.dumps(fingerprint)}); fix: use another folder, or delete it to train from the start"
+        )
+    network.load_state_dict(
+        {key.removeprefix(_NETWORK): value for key, value in tensors.items() if key.startswith(_NETWORK)}
+    )
+    _restore_optimizer(optimizer, tensors)
+    return int(metadata["epoch"])
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(_OPTIMIZER):
+            index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
