@@ -1,0 +1,80 @@
+"""What every attack promises."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from modelmoat.attacks.thief import Theft, Thief
+from modelmoat.core.errors import OptionError
+from modelmoat.core.registry import Method, Registry
+from modelmoat.victims import Answers
+from modelmoat.victims.answers import OutputKind
+
+Targets = Literal["soft", "label"]
+ANY_OUTPUT: frozenset[OutputKind] = frozenset({"probabilities", "top-k", "label"})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Attack(Method):
+    """Steals a model through its answers.
+
+    Class attributes that listings and conformance tests read:
+        outputs: kinds of answers that it can use.
+        knows: what the attacker is given, in words.
+    """
+
+    targets: Targets = "soft"
+    """Train on whole answers, or on their labels alone, which undoes every defense that keeps them."""
+
+    outputs: ClassVar[frozenset[OutputKind]] = ANY_OUTPUT
+    knows: ClassVar[str]
+
+    @abstractmethod
+    def run(self, thief: Thief, budgets: Sequence[int]) -> Iterator[Theft]:
+        """Send queries and train clones; yields one theft per budget, in growing order.
+
+        What is sent up to a budget does not depend on larger ones, so that one run serves a list of budgets: the clone
+        at each is the one that a run with this budget alone would have trained.
+        """
+
+    def learn(self, answers: Answers) -> Tensor:
+        """What the clone is trained on: rows of probabilities [N, K], or labels [N]."""
+        return answers.labels if self.targets == "label" or answers.kind == "label" else answers.targets()
+
+
+def checked_budgets(budgets: Sequence[int], available: int | None = None) -> list[int]:
+    """Different budgets in growing order; raises `OptionError` for none, zero, or more than ``available`` images."""
+    if not budgets or min(budgets) < 1:
+        raise OptionError(f"budgets {list(budgets)}: expected at least one, each of at least 1 query")
+    if available is not None and max(budgets) > available:
+        raise OptionError(
+            f"budget {max(budgets):,}: the pool has {available:,} images, and each is sent at most once; "
+            f"fix: a budget of at most {available:,}, or a larger pool"
+        )
+    return sorted(set(budgets))
+
+
+ATTACKS: Registry[Attack] = Registry("attack", "modelmoat.attacks")
+
+
+def create_attack(name: str, **parameters: Any) -> Attack:
+    """Build an attack by name.
+
+    >>> create_attack("knockoff").spec
+    'knockoff'
+    """
+    return ATTACKS.create(name, **parameters)
+
+
+def parse_attack(reference: str) -> Attack:
+    """Build an attack from ``name:param=value,param=value``.
+
+    >>> parse_attack("knockoff:targets=label").targets
+    'label'
+    """
+    return ATTACKS.parse(reference)

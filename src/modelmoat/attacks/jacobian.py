@@ -1,0 +1,249 @@
+"""Jacobian-based data augmentation: seeds, and synthetic inputs crafted on the clone's gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelmoat.attacks.base import ATTACKS, Attack, checked_budgets
+from modelmoat.attacks.thief import Theft, Thief
+from modelmoat.core.errors import OptionError, require
+from modelmoat.core.seeds import generator
+from modelmoat.models import Classifier
+from modelmoat.training import as_float
+
+_CRAFT_BATCH = 256
+_ROUND_STEPS = 200  # ten epochs of 150 images would be twenty steps, too few for gradients that mean anything
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JacobianAttack(Attack):
+    """Seeds from the pool, then rounds: train a clone on what is answered, craft new inputs from all of it, ask them.
+
+    Rounds go on until the budget is spent; the last one is cut to it. An input is asked once and keeps its answer: the
+    original procedure asks the whole set again in every round, which doubles the bill and adds nothing when answers
+    are repeatable. Clones inside the rounds are trained from scratch for ``round_epochs`` epochs.
+    """
+
+    seeds: int = 150
+    round_epochs: int = 10
+
+    knows: ClassVar[str] = (
+        "input size, number of classes, seed images drawn from the pool (the papers draw them from the victim's own "
+        "distribution); not the victim's training data or architecture"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 2, f"{self.name}:seeds={self.seeds}: expected at least 2")
+        require(self.round_epochs >= 1, f"{self.name}:round_epochs={self.round_epochs}: expected at least 1")
+
+    @abstractmethod
+    def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+        """New inputs from answered ones.
+
+        Args:
+            clone: in evaluation mode.
+            inputs: float32 [N, C, H, W] in [0, 1]; not to be changed.
+            labels: the victim's answers as labels, int64 [N].
+            random: source of random draws.
+
+        Returns:
+            float32 [N, V, C, H, W] in [0, 1], V variants of each input.
+        """
+
+    def run(self, thief: Thief, budgets: Sequence[int]) -> Iterator[Theft]:
+        """Spend each budget exactly; yields a final clone, trained from scratch, at each."""
+        budgets = checked_budgets(budgets)
+        if self.seeds > len(thief.pool):
+            raise OptionError(
+                f"{self.name}:seeds={self.seeds}: the pool has {len(thief.pool):,} images; "
+                f"fix: at most {len(thief.pool)} seeds, or a larger pool"
+            )
+        transfer = _TransferSet(self, thief, budgets)
+        yield from transfer.extend(as_float(thief.pool.batch(thief.pool_order()[: self.seeds])))
+        rounds = 0
+        while transfer.size < budgets[-1]:
+            rounds += 1
+            yield from self._round(thief, transfer, rounds)
+
+    def _round(self, thief: Thief, transfer: _TransferSet, number: int) -> Iterator[Theft]:
+        clone = thief.new_clone("round", number)
+        inputs, targets, labels = transfer.inputs, transfer.targets, transfer.labels
+        thief.train(clone, inputs, targets, f"round {number}", epochs=self.round_epochs, min_steps=_ROUND_STEPS)
+        random = generator(thief.seed, "craft", number)
+        clone.eval()
+        for start in range(0, len(inputs), _CRAFT_BATCH):
+            if transfer.size >= transfer.goal:
+                return
+            rows = slice(start, start + _CRAFT_BATCH)
+            device = next(clone.parameters()).device
+            made = self.craft(clone, inputs[rows].to(device), labels[rows].to(device), random).flatten(0, 1).cpu()
+            yield from transfer.extend(made)
+
+
+class _TransferSet:
+    """Answered inputs, and the budgets that growing past them completes."""
+
+    def __init__(self, attack: JacobianAttack, thief: Thief, budgets: list[int]) -> None:
+        self._attack, self._thief = attack, thief
+        self._waiting = list(budgets)
+        self._inputs: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self.goal = budgets[-1]
+        self.size = 0
+
+    @property
+    def inputs(self) -> Tensor:
+        return torch.cat(self._inputs)
+
+    @property
+    def targets(self) -> Tensor:
+        return torch.cat(self._targets)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat(self._labels)
+
+    def extend(self, inputs: Tensor) -> Iterator[Theft]:
+        """Ask inputs as far as the budget goes; yields a theft for every budget reached on the way."""
+        while len(inputs) and self._waiting:
+            count = min(len(inputs), self._waiting[0] - self.size)
+            self._ask(inputs[:count])
+            inputs = inputs[count:]
+            if self.size == self._waiting[0]:
+                yield self._thief.steal(self._waiting.pop(0), self.inputs, self.targets)
+
+    def _ask(self, inputs: Tensor) -> None:
+        answers = self._thief.query(inputs)
+        self._inputs.append(inputs)
+        self._targets.append(self._attack.learn(answers))
+        self._labels.append(answers.labels)
+        self.size += len(inputs)
+        self._thief.report("queries", self.size, self.goal)
+
+
+@ATTACKS.register("jbda")
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JBDA(JacobianAttack):
+    """Jacobian-based data augmentation: one signed step per input, along the score of its label.
+
+    ``rule="papernot"`` climbs the clone's score of the victim's label, as the paper writes. ``rule="away"`` climbs the
+    clone's loss, as the code of Prediction Poisoning does under this name: the opposite direction.
+    """
+
+    step: float = 0.1
+    rule: Literal["papernot", "away"] = "papernot"
+
+    paper: ClassVar[str] = "Papernot et al., Practical Black-Box Attacks against Machine Learning, AsiaCCS 2017"
+
+    def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+        """clip(x + step sign(d score / d x)), [N, 1, C, H, W]."""
+        del random
+        leaf = inputs.detach().clone().requires_grad_()
+        logits = clone(leaf)
+        if self.rule == "papernot":
+            climbed = logits.gather(1, labels[:, None]).sum()
+        else:
+            climbed = F.cross_entropy(logits, labels, reduction="sum")
+        return signed_step(leaf, climbed, self.step)[:, None]
+
+
+@ATTACKS.register("jb_self")
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JBSelf(JacobianAttack):
+    """Like JBDA, but each input descends the clone's cross-entropy to its own label."""
+
+    step: float = 0.1
+
+    paper: ClassVar[str] = "Orekondy et al., Prediction Poisoning, ICLR 2020 (jb-self)"
+
+    def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+        """clip(x - step sign(d CE(x, label) / d x)), [N, 1, C, H, W]."""
+        del random
+        leaf = inputs.detach().clone().requires_grad_()
+        return signed_step(leaf, -F.cross_entropy(clone(leaf), labels, reduction="sum"), self.step)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TargetedJacobian(JacobianAttack):
+    """Several variants of each input, each pulled towards a wrong class by projected signed steps.
+
+    A variant stays within ``epsilon`` (L-infinity) of its input; each of ``iterations`` steps moves by
+    1.85 epsilon / iterations.
+    """
+
+    seeds: int = 1000
+    variants: int = 3
+    epsilon: float = 0.1
+    iterations: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.variants >= 1, f"{self.name}:variants={self.variants}: expected at least 1")
+        require(self.epsilon > 0, f"{self.name}:epsilon={self.epsilon}: expected a positive number")
+        require(self.iterations >= 1, f"{self.name}:iterations={self.iterations}: expected at least 1")
+
+    @abstractmethod
+    def targets_for(self, logits: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
+        """Wrong classes to pull towards, int64 [N]; called before every step."""
+
+    def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+        """[N, variants, C, H, W]."""
+        return torch.stack(
+            [self._pull(clone, inputs, labels, variant, random) for variant in range(self.variants)], dim=1
+        )
+
+    def _pull(self, clone: Classifier, inputs: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
+        moved = inputs
+        with torch.no_grad():
+            first = clone(inputs)
+        for _ in range(self.iterations):
+            wanted = self.targets_for(first, labels, variant, random).to(inputs.device)
+            leaf = moved.detach().clone().requires_grad_()
+            loss = F.cross_entropy(clone(leaf), wanted, reduction="sum")
+            moved = signed_step(leaf, -loss, 1.85 * self.epsilon / self.iterations)
+            moved = torch.clamp(moved, inputs - self.epsilon, inputs + self.epsilon).clamp(0, 1)
+        return moved
+
+
+@ATTACKS.register("jb_top3")
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JBTop3(TargetedJacobian):
+    """Variant i of an input is pulled towards the clone's i-th most likely wrong class."""
+
+    paper: ClassVar[str] = "Orekondy et al., Prediction Poisoning, ICLR 2020 (jb-top3)"
+
+    def targets_for(self, logits: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
+        """The ``variant``-th most likely class but the label; the last one where there are too few classes."""
+        del random
+        wrong = logits.scatter(1, labels[:, None], -torch.inf)
+        rank = min(variant, logits.shape[1] - 2)
+        return wrong.topk(rank + 1, dim=1).indices[:, rank]
+
+
+@ATTACKS.register("jbda_tr")
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JBDATR(TargetedJacobian):
+    """Every variant is pulled towards a random wrong class, drawn anew at each step."""
+
+    paper: ClassVar[str] = "Juuti et al., PRADA, EuroS&P 2019; Tang et al., ModelGuard, USENIX Security 2024 (JBDA-TR)"
+
+    def targets_for(self, logits: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
+        """Uniform over the classes other than the label."""
+        del variant
+        classes = logits.shape[1]
+        shift = torch.randint(1, classes, labels.shape, generator=random).to(labels.device)
+        return (labels + shift) % classes
+
+
+def signed_step(leaf: Tensor, climbed: Tensor, step: float) -> Tensor:
+    """clip(x + step sign(d climbed / d x)) to [0, 1], a new tensor."""
+    (gradient,) = torch.autograd.grad(climbed, leaf)
+    return (leaf.detach() + step * gradient.sign()).clamp(0, 1)

@@ -1,0 +1,120 @@
+"""Random noise: the baseline that any deliberate perturbation has to beat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelmoat.core.errors import require
+from modelmoat.defenses._noise import input_seeds, mix, normal, uniform
+from modelmoat.defenses.base import DEFENSES, Defense
+from modelmoat.victims import CleanAnswers, Responder
+
+Kind = Literal["logit", "direction", "probability"]
+_EDGE = 1e-7
+
+
+@DEFENSES.register("random_noise")
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RandomNoise(Defense):
+    """Adds noise to answers, in one of the three published forms.
+
+    - ``logit``: normal noise of L2 length at most ``strength`` on logit(y), through a sigmoid, renormalized.
+    - ``direction``: (1 - strength/2) y + (strength/2) e_j with a random class j other than the top one; L1 at most
+      ``strength``, which is at most 2.
+    - ``probability``: y + N(0, strength^2), negative entries at zero, renormalized; a row of zeros becomes uniform.
+
+    With ``repeats="same"`` the noise is a function of the pixels, so asking again teaches nothing. With ``"fresh"``,
+    as published, every answer draws anew and averaging removes it.
+    """
+
+    kind: Kind = "logit"
+    strength: float = 1.0
+    repeats: Literal["same", "fresh"] = "same"
+    seed: int = 0
+
+    paper: ClassVar[str] = (
+        "Orekondy et al., Prediction Poisoning, ICLR 2020; Mazeika et al., How to Steer Your Adversary, ICML 2022"
+    )
+    needs: ClassVar[frozenset[str]] = frozenset({"inputs"})
+    identity: ClassVar[dict[str, Any] | None] = {"strength": 0.0}
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0, f"random_noise:strength={self.strength}: expected 0 or more")
+        require(
+            self.kind != "direction" or self.strength <= 2,
+            f"random_noise:strength={self.strength}: expected at most 2 for kind=direction, where it bounds the L1 distance",
+        )
+
+    @property
+    def l1_bound(self) -> float:
+        """``strength`` for random directions; no promise for the others."""
+        return self.strength if self.kind == "direction" else 2.0
+
+    def prepare(self, *, seed: int) -> Responder:
+        """With ``repeats="fresh"``, a responder that counts each account's queries."""
+        del seed
+        return FreshNoise(self) if self.repeats == "fresh" else self
+
+    def respond(self, clean: CleanAnswers) -> Tensor:
+        """Rows with noise that belongs to their inputs."""
+        return self.perturb_seeded(clean.probabilities, input_seeds(clean.inputs, self.seed))
+
+    def perturb(self, probabilities: Tensor) -> Tensor:
+        """Rows with noise that belongs to the rows themselves, for use without inputs."""
+        return self.perturb_seeded(probabilities, input_seeds(probabilities, self.seed))
+
+    def perturb_seeded(self, probabilities: Tensor, seeds: Tensor) -> Tensor:
+        """Rows with noise drawn from one int64 seed per row, [N]."""
+        if self.strength == 0:
+            return probabilities
+        act = {"logit": self._logit, "direction": self._direction, "probability": self._probability}[self.kind]
+        return act(probabilities.float(), seeds).to(probabilities.dtype)
+
+    def _logit(self, y: Tensor, seeds: Tensor) -> Tensor:
+        noise = normal(seeds, y.shape[1])
+        length = noise.norm(dim=1, keepdim=True)
+        noise = noise * (self.strength / length.clamp_min(_EDGE)).clamp_max(1.0)
+        rows = torch.sigmoid(torch.logit(y.clamp(_EDGE, 1 - _EDGE)) + noise)
+        return rows / rows.sum(dim=1, keepdim=True)
+
+    def _direction(self, y: Tensor, seeds: Tensor) -> Tensor:
+        classes = y.shape[1]
+        step = 1 + (uniform(seeds, 1)[:, 0] * (classes - 1)).long().clamp_max(classes - 2)
+        other = (y.argmax(dim=1) + step) % classes
+        share = self.strength / 2
+        return (1 - share) * y + share * F.one_hot(other, classes).to(y.dtype)
+
+    def _probability(self, y: Tensor, seeds: Tensor) -> Tensor:
+        rows = (y + self.strength * normal(seeds, y.shape[1])).clamp_min(0.0)
+        total = rows.sum(dim=1, keepdim=True)
+        return torch.where(total > 0, rows / total.clamp_min(_EDGE), torch.full_like(rows, 1 / rows.shape[1]))
+
+
+class FreshNoise:
+    """Noise drawn anew for every query, by the number of the account's query."""
+
+    stateful = True
+
+    def __init__(self, noise: RandomNoise) -> None:
+        self._noise = noise
+        self._asked: Counter[str] = Counter()
+
+    @property
+    def spec(self) -> str:
+        """How the defense is written on the command line."""
+        return self._noise.spec
+
+    def respond(self, clean: CleanAnswers) -> Tensor:
+        """Rows with fresh noise; the n-th query of an account always gets the n-th draw."""
+        count = len(clean.probabilities)
+        first = self._asked[clean.account]
+        self._asked[clean.account] += count
+        numbers = torch.arange(first, first + count, device=clean.probabilities.device)
+        seeds = mix(input_seeds(clean.inputs, self._noise.seed) + mix(numbers + 1))
+        return self._noise.perturb_seeded(clean.probabilities, seeds)

@@ -1,0 +1,21 @@
+"""The boundary: everything that answers queries, and the ledger that counts them."""
+
+from modelmoat.victims.answers import Answers, OutputFormat
+from modelmoat.victims.clean import CleanAnswers
+from modelmoat.victims.journal import Journal
+from modelmoat.victims.ledger import Ledger
+from modelmoat.victims.replay import ReplayPredictor, load_predictor
+from modelmoat.victims.victim import QueryTarget, Responder, Victim
+
+__all__ = [
+    "Answers",
+    "CleanAnswers",
+    "Journal",
+    "Ledger",
+    "OutputFormat",
+    "QueryTarget",
+    "ReplayPredictor",
+    "Responder",
+    "Victim",
+    "load_predictor",
+]

@@ -1,0 +1,124 @@
+"""Answered queries on disk, in the order in which they were answered.
+
+A journal is one append-only file: a line of JSON that says whose answers these are, then one frame per answered batch.
+A frame is a 16-byte head (``MMJ1``, number of rows, length of the account's name, CRC-32 of the body; little-endian
+unsigned 32-bit) and a body: the account in UTF-8, a 16-byte key per input (BLAKE2b of its float32 pixels), and the
+served rows as float32. A frame cut short by a crash is dropped when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelmoat.core.errors import RunError
+from modelmoat.core.files import append_bytes, disk_errors
+from modelmoat.victims.hashing import KEY_BYTES, Keys
+
+_HEAD = struct.Struct("<4sIII")
+_MAGIC = b"MMJ1"
+FORMAT = "modelmoat-journal"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One answered batch: who asked, the keys of the inputs [N], the served rows float32 [N, K]."""
+
+    account: str
+    keys: Keys
+    rows: Tensor
+
+
+class Journal:
+    """Answered batches in a file.
+
+    Args:
+        path: the file; made when the first batch is written.
+        owner: what the answers depend on (victim, defense, output); a file of another owner is refused.
+
+    Raises:
+        RunError: the file is no journal, or another owner's.
+    """
+
+    def __init__(self, path: Path, owner: dict[str, Any]) -> None:
+        self.path = path
+        self.owner = owner
+        self.frames = self._open()
+
+    def append(self, frame: Frame) -> None:
+        """Write one batch and sync it; on a full disk the file is left as it was."""
+        body = frame.account.encode() + frame.keys.tobytes() + frame.rows.contiguous().numpy().tobytes()
+        head = _HEAD.pack(_MAGIC, len(frame.rows), len(frame.account.encode()), zlib.crc32(body))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.path), self.path.open("ab") as file:
+            start = b"" if file.tell() else _header(self.owner)
+            append_bytes(file.fileno(), start + head + body)
+
+    def _open(self) -> list[Frame]:
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return []
+        owner, frames, whole = read_journal(self.path)
+        if owner != self.owner:
+            raise RunError(
+                f"{self.path} holds answers of {_words(owner)}, not of {_words(self.owner)}; fix: use another --out folder"
+            )
+        if whole < self.path.stat().st_size:
+            lost = self.path.stat().st_size - whole
+            warnings.warn(
+                f"{self.path}: the last batch was cut short ({lost} bytes); it is dropped and asked again", stacklevel=3
+            )
+            os.truncate(self.path, whole)
+        return frames
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], list[Frame], int]:
+    """Owner, whole frames, and the length in bytes of the part that is whole.
+
+    Raises:
+        RunError: the file does not begin like a journal.
+    """
+    raw = path.read_bytes()
+    line, _, _ = raw.partition(b"\n")
+    try:
+        header = json.loads(line)
+        classes = {FORMAT: int(header["owner"]["classes"])}[header["format"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is not a journal of answers: its first line is {line[:60]!r}; fix: choose another file"
+        ) from error
+    start = len(line) + 1
+    frames = list(_frames(raw, start, classes))
+    size = sum(_HEAD.size + len(f.account.encode()) + len(f.rows) * (KEY_BYTES + 4 * classes) for f in frames)
+    return header["owner"], frames, start + size
+
+
+def _frames(raw: bytes, at: int, classes: int) -> Iterator[Frame]:
+    while at + _HEAD.size <= len(raw):
+        magic, rows, name, crc = _HEAD.unpack_from(raw, at)
+        size = name + rows * (KEY_BYTES + 4 * classes)
+        body = raw[at + _HEAD.size : at + _HEAD.size + size]
+        if magic != _MAGIC or len(body) < size or zlib.crc32(body) != crc:
+            return
+        keys = np.frombuffer(body, dtype=f"V{KEY_BYTES}", count=rows, offset=name)
+        values = np.frombuffer(body, dtype="<f4", offset=name + rows * KEY_BYTES).reshape(rows, classes)
+        yield Frame(body[:name].decode(), keys, torch.from_numpy(values.copy()))
+        at += _HEAD.size + size
+
+
+def _header(owner: dict[str, Any]) -> bytes:
+    return json.dumps({"format": FORMAT, "version": 1, "owner": owner}, sort_keys=True).encode() + b"\n"
+
+
+def _words(owner: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(owner.items()))
