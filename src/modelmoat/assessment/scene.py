@@ -1,0 +1,163 @@
+"""Victim, test images and pool, loaded and checked against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modelmoat.assessment.spec import AssessmentSpec
+from modelmoat.core.errors import DataError, ModelError, OptionError, RunError
+from modelmoat.data import ImageSet, Splits, load, load_splits, overlap
+from modelmoat.models import ModelCard, Predictor, arch_names, get_arch, load_card
+from modelmoat.models.artifact import CARD_FILE
+from modelmoat.victims import Victim, load_predictor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every cell of an assessment shares.
+
+    Attributes:
+        predictor: the undefended model.
+        data: reference of the victim's data.
+        test: images that nobody trained on.
+        pool: inputs that the attacker may send.
+        clone_arch: architecture of the clones.
+        clean: undefended answers to the test images, float32 [N, K].
+    """
+
+    predictor: Predictor
+    data: str
+    test: ImageSet
+    pool: ImageSet
+    clone_arch: str
+    clean: Tensor
+
+
+def set_scene(spec: AssessmentSpec) -> Scene:
+    """Load all that an assessment needs and refuse what does not fit.
+
+    Raises:
+        ModelError: the model and the data differ in shape or classes, or the model gives bad outputs.
+        DataError: the pool has another shape, or shares images with the victim's data.
+        OptionError: a budget is larger than the pool; no architecture for clones.
+        RunError: the data are not those that the victim was trained on.
+    """
+    card = _card_of(spec.victim)
+    data, seed = _data_of(spec, card)
+    splits = load_splits(data, seed=seed)
+    predictor = load_predictor(
+        spec.victim, allow_pickle=spec.allow_pickle, device=spec.device, input_shape=splits.test.shape
+    )
+    _check_victim(predictor, splits, data)
+    if card and spec.data is None:
+        _check_same_data(card, splits, data)
+    pool = _pool(spec, splits, seed)
+    return Scene(predictor, data, splits.test, pool, _clone_arch(spec, predictor), clean_rows(predictor, splits.test))
+
+
+def clean_rows(predictor: Predictor, images: ImageSet) -> Tensor:
+    """Undefended answers to all images, float32 [N, K]."""
+    victim = Victim(predictor)
+    return torch.cat([victim.clean(images.batch(rows)) for rows in torch.arange(len(images)).split(1024)])
+
+
+def _card_of(reference: str) -> ModelCard | None:
+    path = Path(reference)
+    return load_card(path) if (path / CARD_FILE).is_file() else None
+
+
+def _data_of(spec: AssessmentSpec, card: ModelCard | None) -> tuple[str, int]:
+    seed = spec.data_seed if spec.data_seed is not None else (card.data_seed if card else 0)
+    if spec.data:
+        return spec.data, seed
+    if card and card.data:
+        return card.data, seed
+    raise OptionError(
+        f"victim '{spec.victim}' does not say which data it was trained on; fix: add --data REF with its test images"
+    )
+
+
+def _check_victim(predictor: Predictor, splits: Splits, data: str) -> None:
+    if predictor.input_shape and predictor.input_shape != splits.test.shape:
+        raise ModelError(
+            f"victim '{predictor.reference}' takes images of {_by(predictor.input_shape)}, '{data}' has {_by(splits.test.shape)} "
+            "(channels x height x width); fix: add size= or grey to --data, or choose its own data"
+        )
+    if predictor.num_classes != splits.test.num_classes:
+        raise ModelError(
+            f"victim '{predictor.reference}' answers with {predictor.num_classes} classes, '{data}' has "
+            f"{splits.test.num_classes}; fix: choose the data that it was trained on"
+        )
+
+
+def _check_same_data(card: ModelCard, splits: Splits, data: str) -> None:
+    for name, images in (("train", splits.train), ("test", splits.test)):
+        expected = card.data_digests.get(name)
+        if expected and expected != images.digest:
+            raise RunError(
+                f"'{data}' has changed since the victim was trained: its {name} images hash to {images.digest}, not "
+                f"{expected}; fix: restore the data, or name other test data with --data"
+            )
+
+
+def _pool(spec: AssessmentSpec, splits: Splits, seed: int) -> ImageSet:
+    pool = load(spec.pool, seed=seed)
+    if pool.shape != splits.test.shape:
+        raise DataError(
+            f"pool '{spec.pool}' has images of {_by(pool.shape)}, the victim takes {_by(splits.test.shape)} "
+            f"(channels x height x width); fix: {_reshaped(spec.pool, pool.shape, splits.test.shape)}"
+        )
+    pool = _without_overlap(spec, pool, splits)
+    if max(spec.budgets) > len(pool):
+        raise OptionError(
+            f"--budget {max(spec.budgets):,}: pool '{spec.pool}' has {len(pool):,} images, and each is sent at most once; "
+            f"fix: a budget of at most {len(pool):,}, or a larger pool"
+        )
+    return pool
+
+
+def _without_overlap(spec: AssessmentSpec, pool: ImageSet, splits: Splits) -> ImageSet:
+    owned = {"test": splits.test, "validation": splits.validation, "train": splits.train}
+    shared = {name: overlap(pool, images) for name, images in owned.items()}
+    if spec.drop_overlap:
+        keep = ~torch.stack(list(shared.values())).any(dim=0)
+        if not bool(keep.any()):
+            raise DataError(f"pool '{spec.pool}': every image is in the victim's data; fix: choose another pool")
+        return pool.take(keep.nonzero()[:, 0])
+    for name, rows in shared.items():
+        count = int(rows.sum())
+        if count:
+            raise DataError(
+                f"pool '{spec.pool}' shares {count:,} of its {len(pool):,} images with the victim's {name} images; "
+                "expected none, since they would flatter the attack; fix: --drop-overlap leaves them out; for an attacker "
+                "with data like the victim's, train on REF,pool=0.2 and attack with --pool REF,pool=0.2,split=pool"
+            )
+    return pool
+
+
+def _clone_arch(spec: AssessmentSpec, predictor: Predictor) -> str:
+    arch = spec.clone_arch or (predictor.arch if predictor.arch in arch_names() else None)
+    if arch is None:
+        raise OptionError(
+            f"victim '{predictor.reference}' has no registered architecture for its clones; fix: add --clone-arch, one of "
+            f"{', '.join(arch_names())}"
+        )
+    get_arch(arch)
+    return arch
+
+
+def _reshaped(reference: str, given: tuple[int, int, int], wanted: tuple[int, int, int]) -> str:
+    options = []
+    if given[0] != wanted[0]:
+        options.append("grey" if wanted[0] == 1 else "rgb")
+    if given[1:] != wanted[1:]:
+        options.append(f"size={wanted[1]}")
+    return f"--pool {','.join([reference, *options])}"
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,101 @@
+"""What to assess, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from modelmoat.attacks import Attack
+from modelmoat.attacks.thief import CLONE_FIT
+from modelmoat.core.errors import OptionError, require
+from modelmoat.core.files import digest_of
+from modelmoat.defenses import Defense
+from modelmoat.training import FitSettings
+from modelmoat.victims import OutputFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssessmentSpec:
+    """One assessment: every (defense, attack, budget, seed) gives one record.
+
+    Attributes:
+        victim: reference of the model.
+        data: reference of the victim's data; None for the one that it was trained on.
+        data_seed: seed of the victim's splits; None for the one that it was trained with.
+        pool: reference of the attacker's inputs.
+        attacks: who attacks.
+        defenses: what defends; each alone.
+        budgets: queries allowed.
+        seeds: of the attacker's random draws.
+        output: what an answer looks like.
+        clone_arch: architecture of clones; None for the victim's, where that is a registered one.
+        clone_fit: how clones are trained.
+        device: where victim and clones run.
+        drop_overlap: leave out pool images that are in the victim's data instead of refusing the pool.
+        keep_clones: write every clone as an artifact.
+        allow_pickle: load pickled models.
+        price_per_1000: price of 1,000 queries, for the report.
+        target_fidelity: what a defense should hold clones under, for the report.
+    """
+
+    victim: str
+    pool: str
+    data: str | None = None
+    data_seed: int | None = None
+    attacks: tuple[Attack, ...]
+    defenses: tuple[Defense, ...]
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
+    output: OutputFormat = field(default_factory=OutputFormat)
+    clone_arch: str | None = None
+    clone_fit: FitSettings = CLONE_FIT
+    device: str = "cpu"
+    drop_overlap: bool = False
+    keep_clones: bool = False
+    allow_pickle: bool = False
+    price_per_1000: float = 1.0
+    target_fidelity: float = 0.7
+
+    def __post_init__(self) -> None:
+        require(bool(self.attacks), "no attack given; fix: --attack knockoff")
+        require(bool(self.defenses), "no defense given; fix: --defense none")
+        require(
+            bool(self.budgets) and min(self.budgets) >= 1, f"budgets {self.budgets}: expected at least one of 1 or more"
+        )
+        require(bool(self.seeds) and min(self.seeds) >= 0, f"seeds {self.seeds}: expected at least one of 0 or more")
+        require(self.price_per_1000 >= 0, f"price_per_1000={self.price_per_1000}: expected 0 or more")
+        require(0 < self.target_fidelity <= 1, f"target_fidelity={self.target_fidelity}: expected a share in (0, 1]")
+        for attack in self.attacks:
+            if self.output.kind not in attack.outputs:
+                possible = ", ".join(sorted(attack.outputs))
+                raise OptionError(
+                    f"attack '{attack.spec}' cannot use answers of kind '{self.output}'; it can use {possible}"
+                )
+
+    def described(self) -> dict[str, Any]:
+        """The whole specification as JSON values, for ``run.json``."""
+        return {
+            **self.setting(),
+            "attacks": [attack.spec for attack in self.attacks],
+            "defenses": [defense.spec for defense in self.defenses],
+            "budgets": list(self.budgets),
+            "seeds": list(self.seeds),
+        }
+
+    def setting(self) -> dict[str, Any]:
+        """What all records of one folder share; the rest of the grid may grow from run to run."""
+        return {
+            "victim": self.victim,
+            "data": self.data,
+            "data_seed": self.data_seed,
+            "pool": self.pool,
+            "output": str(self.output),
+            "clone_arch": self.clone_arch,
+            "clone_fit": asdict(self.clone_fit),
+            "device": self.device,
+            "drop_overlap": self.drop_overlap,
+        }
+
+    def setting_digest(self) -> str:
+        """Hash of :meth:`setting`."""
+        return digest_of(self.setting())

@@ -1,0 +1,159 @@
+"""``modelmoat assess``: how stealable is a model, and what do defenses change."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from modelmoat.assessment import AssessmentSpec
+    from modelmoat.cli.progress import Bars
+    from modelmoat.core.records import Record
+
+EXIT_VERDICT = 3
+LIMITED = ("fidelity", "served_fidelity", "clone_accuracy", "relative_accuracy")
+
+HELP = """Attack a victim and report what was stolen.
+
+Every defense, attack, budget and seed gives one record. Stop it at any time and run the same command again: it goes on,
+and no query is paid twice.
+
+Examples:
+
+  modelmoat assess victims/digits --pool photo-patches,grey,size=8 --budget 100,1000 --out runs/digits
+
+  modelmoat assess victims/digits --pool photo-patches,grey,size=8 --budget 100,1000 --seed 0,1,2
+      --defense none --defense rounding:decimals=1 --attack knockoff --attack knockoff:targets=label --out runs/compare
+
+  modelmoat assess model.onnx --data folder:my/images,size=32 --pool cifar10 --clone-arch resnet8
+      --budget 5000 --fail-above fidelity=0.8 --out runs/gate
+"""
+
+
+def assess(
+    victim: Annotated[
+        str, typer.Argument(help="Model: a trained folder, FILE.onnx, FILE.pt2, python:module:function.")
+    ],
+    pool: Annotated[str, typer.Option(help="Images the attacker may send, such as photo-patches,grey,size=8.")],
+    budget: Annotated[str, typer.Option(help="Queries allowed; a list such as 100,1000 gives a curve.")],
+    out: Annotated[Path, typer.Option(help="Folder for records and report.")],
+    data: Annotated[
+        str | None, typer.Option(help="The victim's data with its test images [default: what it was trained on].")
+    ] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack; repeat for several [default: knockoff].")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="Defense; repeat for several [default: none].")] = None,
+    seed: Annotated[str, typer.Option(help="Seeds of the attacker; several give intervals.")] = "0",
+    output: Annotated[
+        str, typer.Option(help="What an answer holds: probabilities, topK such as top3, or label.")
+    ] = "probabilities",
+    clone_arch: Annotated[str | None, typer.Option(help="Architecture of clones [default: the victim's].")] = None,
+    clone_epochs: Annotated[int, typer.Option(help="Passes over the answered inputs.")] = 30,
+    clone_min_steps: Annotated[int, typer.Option(help="Fewest optimizer steps of a clone, for small budgets.")] = 600,
+    clone_lr: Annotated[float, typer.Option(help="Highest learning rate of clones.")] = 0.05,
+    batch_size: Annotated[int, typer.Option(help="Images per step of clones.")] = 128,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    price: Annotated[float, typer.Option(help="Price of 1,000 queries, for the report.")] = 1.0,
+    target: Annotated[float, typer.Option(help="Fidelity that a defense should hold clones under.")] = 0.7,
+    fail_above: Annotated[
+        str | None, typer.Option(help="Exit with 3 when a metric's mean over seeds is above, such as fidelity=0.8.")
+    ] = None,
+    drop_overlap: Annotated[
+        bool, typer.Option("--drop-overlap", help="Leave out pool images that are in the victim's data.")
+    ] = False,
+    keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Write every clone to the run's folder.")] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickled models, which can run any code.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the records as JSON lines.")] = False,
+) -> None:
+    """Attack a victim and report what was stolen."""
+    from modelmoat.assessment import AssessmentSpec
+    from modelmoat.attacks import parse_attack
+    from modelmoat.cli.options import checked_device, read_fit, read_limit, read_numbers
+    from modelmoat.defenses import parse_defense
+    from modelmoat.victims import OutputFormat
+
+    limit = read_limit(fail_above, LIMITED) if fail_above else None
+    spec = AssessmentSpec(
+        victim=victim,
+        data=data,
+        pool=pool,
+        attacks=tuple(parse_attack(text) for text in attack or ["knockoff"]),
+        defenses=tuple(parse_defense(text) for text in defense or ["none"]),
+        budgets=read_numbers("--budget", budget, least=1),
+        seeds=read_numbers("--seed", seed, least=0),
+        output=OutputFormat.parse(output),
+        clone_arch=clone_arch,
+        clone_fit=read_fit(
+            epochs=clone_epochs, min_steps=clone_min_steps, lr=clone_lr, batch_size=batch_size, precision=precision
+        ),
+        device=checked_device(device),
+        drop_overlap=drop_overlap,
+        keep_clones=keep_clones,
+        allow_pickle=allow_pickle,
+        price_per_1000=price,
+        target_fidelity=target,
+    )
+    records = run_and_report(spec, out, as_json=json_)
+    if limit:
+        _verdict(records, *limit)
+
+
+def run_and_report(spec: AssessmentSpec, out: Path, *, as_json: bool = False) -> list[Record]:
+    """Assess with bars, write the report, and print what came of it."""
+    from modelmoat.assessment import assess as run_assessment
+    from modelmoat.cli.progress import bars
+    from modelmoat.cli.verdict import print_verdict
+    from modelmoat.report import write_report
+
+    with bars() as shown:
+        records = run_assessment(spec, out, command=["modelmoat", *sys.argv[1:]], observer=_Shown(shown))
+    page = write_report(out)
+    if as_json:
+        for record in records:
+            typer.echo(record.model_dump_json())
+    print_verdict(records, spec.target_fidelity, spec.price_per_1000, page, to_stderr=as_json)
+    return records
+
+
+class _Shown:
+    """Shows an assessment on progress bars: one for all records, one for the current stage."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._stage = ""
+
+    def cells(self, done: int, total: int) -> None:
+        self._bars.show("records", done, total)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if name != self._stage:
+            self._bars.remove(self._stage)
+            self._stage = name
+        self._bars.show(name, done, total)
+
+
+def _verdict(records: list[Record], metric: str, limit: float) -> None:
+    """Exit with 3 when the mean over seeds of some cell is above the limit."""
+    from collections import defaultdict
+    from statistics import mean
+
+    cells: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for record in records:
+        cells[record.defense, record.attack, record.budget].append(float(getattr(record, metric)))
+    (defense, attack, budget), values = max(cells.items(), key=lambda item: mean(item[1]))
+    worst = mean(values)
+    words = f"{metric} {worst:.3f} by {attack} against {defense} with {budget:,} queries"
+    if worst > limit:
+        typer.echo(f"FAIL: {words}; the limit is {limit:g}", err=True)
+        raise typer.Exit(EXIT_VERDICT)
+    typer.echo(f"PASS: the worst case is {words}; the limit is {limit:g}", err=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("assess", help=HELP)(assess)

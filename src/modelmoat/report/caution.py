@@ -1,0 +1,85 @@
+"""What a reader must know before quoting a number of the run."""
+
+from __future__ import annotations
+
+import math
+
+from modelmoat.report.summary import DefenseResult, Summary
+from modelmoat.report.wording import count, listed, percent, percent_interval
+
+
+def caveats(summary: Summary) -> list[str]:
+    """What a reader must know before quoting the verdict."""
+    found = []
+    if summary.best is None:
+        found.append(
+            "There are no rows of the undefended victim: what a defense gains cannot be said. Add the defense “none”."
+        )
+    if summary.seeds == 1:
+        found.append("One seed only: there is no interval, and a second run may differ by several points.")
+    elif summary.fewest_seeds < summary.seeds:
+        found.append(
+            f"Some rows rest on {_seeds(summary.fewest_seeds)} rather than {summary.seeds}; the run may be unfinished."
+        )
+    found.extend(_unfinished(result) for result in summary.defenses if result.missing)
+    if summary.victims > 1:
+        found.append(
+            f"The run has {summary.victims} victims; verdict and charts are those of the most stealable one, "
+            f"{summary.victim}."
+        )
+    chosen = summary.cheapest
+    if chosen and chosen.fidelity.high >= summary.target_fidelity:
+        found.append(
+            f"The 95% interval of {chosen.label} ({percent_interval(chosen.fidelity)}) reaches your target of "
+            f"{percent(summary.target_fidelity)}: more seeds could turn that verdict."
+        )
+    return found
+
+
+def limits(summary: Summary) -> list[str]:
+    """How far the numbers of this run can be trusted."""
+    size = summary.test_size
+    share = summary.best.fidelity.mean if summary.best else 0.5
+    margin, widest = (1.96 * math.sqrt(p * (1 - p) / size) for p in (share, 0.5))
+    return [
+        f"Shares are measured on {count(size)} test inputs. Drawing other test inputs would move {percent(share)} by "
+        f"about ± {100 * margin:.1f} points (95%), and any share by at most ± {100 * widest:.1f}.",
+        _seed_limit(summary),
+        _attacker_limit(summary),
+        "A defense that keeps the top-1 answer cannot push a clone below what the labels alone give away.",
+        "Nothing was measured past "
+        f"{count(summary.largest_budget)} queries, and between budgets the curve is a straight line in log queries.",
+    ]
+
+
+def _unfinished(result: DefenseResult) -> str:
+    return (
+        f"{result.label} was not measured with {listed(list(result.missing))} at the largest budget, so it cannot be "
+        "shown to hold."
+    )
+
+
+def _seed_limit(summary: Summary) -> str:
+    if summary.seeds == 1:
+        return "One seed gives no interval: luck in training the clone cannot be told from a real difference."
+    return (
+        f"Intervals are 95% Student-t intervals over {summary.seeds} seeds. They hold the luck of training and "
+        "drawing, not that of the test inputs"
+        + (", and with so few seeds they are wide." if summary.seeds < 6 else ".")
+    )
+
+
+def _attacker_limit(summary: Summary) -> str:
+    base = "“Worst case” means the best of the tested attackers; a better one may exist."
+    if not summary.defenses:
+        return base
+    if summary.defense_aware:
+        return f"{base} At least one recorded attacker knew the defense."
+    return (
+        f"{base} No recorded attacker knew the defense, so what the defenses gain is an upper bound: expect less "
+        "against one who does."
+    )
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"
