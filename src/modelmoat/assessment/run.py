@@ -16,7 +16,7 @@ from modelmoat.assessment.utility import Utility, evaluate_theft, measure_utilit
 from modelmoat.attacks import Attack, Theft, Thief
 from modelmoat.core.records import Record
 from modelmoat.core.runs import now
-from modelmoat.defenses import Defense
+from modelmoat.defenses import Defense, Preparation
 from modelmoat.models import ModelCard, save_model
 from modelmoat.victims import Victim
 
@@ -86,7 +86,9 @@ def _jobs(spec: AssessmentSpec, folder: RunFolder) -> list[_Job]:
 def _run_job(
     spec: AssessmentSpec, scene: Scene, folder: RunFolder, job: _Job, observer: Observer | None
 ) -> Iterator[Record]:
-    ready = job.defense.prepare(seed=job.seed)
+    ready = job.defense.prepare(
+        Preparation(predictor=scene.predictor, train=scene.train, seed=job.seed, device=spec.device)
+    )
     victim = Victim(scene.predictor, defense=ready, output=spec.output).with_ledger(
         max(job.missing), folder.journal(job.defense.spec, job.attack.spec, job.seed)
     )

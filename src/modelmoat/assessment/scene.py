@@ -23,6 +23,7 @@ class Scene:
     Attributes:
         predictor: the undefended model.
         data: reference of the victim's data.
+        train: images that the victim was trained on; for preparing defenses.
         test: images that nobody trained on.
         pool: inputs that the attacker may send.
         clone_arch: architecture of the clones.
@@ -31,6 +32,7 @@ class Scene:
 
     predictor: Predictor
     data: str
+    train: ImageSet
     test: ImageSet
     pool: ImageSet
     clone_arch: str
@@ -56,7 +58,15 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     if card and spec.data is None:
         _check_same_data(card, splits, data)
     pool = _pool(spec, splits, seed)
-    return Scene(predictor, data, splits.test, pool, _clone_arch(spec, predictor), clean_rows(predictor, splits.test))
+    return Scene(
+        predictor,
+        data,
+        splits.train,
+        splits.test,
+        pool,
+        _clone_arch(spec, predictor),
+        clean_rows(predictor, splits.test),
+    )
 
 
 def clean_rows(predictor: Predictor, images: ImageSet) -> Tensor:

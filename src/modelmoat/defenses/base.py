@@ -9,7 +9,26 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from modelmoat.core.registry import Method, Registry
+from modelmoat.data import ImageSet
+from modelmoat.models import Predictor
 from modelmoat.victims import CleanAnswers, Responder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a defender has when a defense is set up.
+
+    Attributes:
+        predictor: the undefended victim.
+        train: the victim's training images; never its test images.
+        seed: of every random draw of the preparation.
+        device: where networks of the defense run.
+    """
+
+    predictor: Predictor
+    train: ImageSet
+    seed: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -37,9 +56,9 @@ class Defense(Method):
         """No served row is farther than this from the clean one, in L1; 2 is no promise."""
         return 2.0
 
-    def prepare(self, *, seed: int) -> Responder:
+    def prepare(self, preparation: Preparation) -> Responder:
         """The ready defense; methods without state or preparation are ready as they are."""
-        del seed
+        del preparation
         return self
 
     def respond(self, clean: CleanAnswers) -> Tensor:

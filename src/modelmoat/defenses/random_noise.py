@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modelmoat.core.errors import require
 from modelmoat.defenses._noise import input_seeds, mix, normal, uniform
-from modelmoat.defenses.base import DEFENSES, Defense
+from modelmoat.defenses.base import DEFENSES, Defense, Preparation
 from modelmoat.victims import CleanAnswers, Responder
 
 Kind = Literal["logit", "direction", "probability"]
@@ -56,9 +56,9 @@ class RandomNoise(Defense):
         """``strength`` for random directions; no promise for the others."""
         return self.strength if self.kind == "direction" else 2.0
 
-    def prepare(self, *, seed: int) -> Responder:
+    def prepare(self, preparation: Preparation) -> Responder:
         """With ``repeats="fresh"``, a responder that counts each account's queries."""
-        del seed
+        del preparation
         return FreshNoise(self) if self.repeats == "fresh" else self
 
     def respond(self, clean: CleanAnswers) -> Tensor:
