@@ -39,6 +39,7 @@ def make_record(**changes: Any) -> Record:
         "pool_size": 12000,
         "defense": "none",
         "attack": "knockoff",
+        "defense_aware": False,
         "attacker_knows": "inputs of its own and the answers; not the victim's data and not the defense",
         "budget": 1000,
         "seed": 0,

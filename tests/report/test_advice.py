@@ -97,9 +97,9 @@ def test_sampling_error_of_the_test_set_by_hand(make: Any) -> None:
 
 def test_missing_defense_aware_attacker_is_said(make: Any) -> None:
     summary = summarize(make.plausible(seeds=(0,)), 0.8)
-    assert "No recorded attacker knew the defense" in " ".join(limits(summary))
-    known = [row.model_copy(update={"attacker_knows": "the defense"}) for row in make.plausible(seeds=(0,))]
-    assert "At least one recorded attacker knew the defense" in " ".join(limits(summarize(known, 0.8)))
+    assert "No recorded attacker reckoned with a defense" in " ".join(limits(summary))
+    known = [row.model_copy(update={"defense_aware": True}) for row in make.plausible(seeds=(0,))]
+    assert "At least one recorded attacker reckoned with a defense" in " ".join(limits(summarize(known, 0.8)))
 
 
 def test_slowdown_where_a_curve_ends_or_starts_too_soon(make: Any) -> None:

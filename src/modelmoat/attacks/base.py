@@ -42,6 +42,15 @@ class Attack(Method):
         at each is the one that a run with this budget alone would have trained.
         """
 
+    @property
+    def defense_aware(self) -> bool:
+        """Whether the attacker reckons with a defense; training on labels alone is the simplest way to do so."""
+        return self.targets == "label"
+
+    def knowledge(self) -> str:
+        """What the attacker is given and reckons with, in words."""
+        return f"{self.knows}; expects a defense and trains on labels alone" if self.targets == "label" else self.knows
+
     def learn(self, answers: Answers) -> Tensor:
         """What the clone is trained on: rows of probabilities [N, K], or labels [N]."""
         return answers.labels if self.targets == "label" or answers.kind == "label" else answers.targets()

@@ -19,7 +19,7 @@ Example:
 DATA = "digits,pool=0.4"
 POOL = "digits,pool=0.4,split=pool"
 ARCH = "small_cnn"
-BUDGETS = (50, 150, 500)
+BUDGETS = (10, 50, 300)
 SEEDS = (0, 1, 2)
 ATTACKS = ("knockoff", "knockoff:targets=label")
 DEFENSES = ("none", "top_k:k=1", "rounding:decimals=1", "reverse_sigmoid:beta=0.6")

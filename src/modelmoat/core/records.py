@@ -48,6 +48,7 @@ class Record(BaseModel):
     defense: str
     attack: str
     attacker_knows: str = Field(description="what the attacker was given, in words")
+    defense_aware: bool = Field(description="whether the attacker reckoned with a defense")
     budget: int = Field(description="inputs the attacker was allowed to send")
     seed: int
     sent: int = Field(description="inputs answered, repeats included")

@@ -147,7 +147,7 @@ def _measure_actions(summary: Summary) -> list[str]:
     found = []
     if summary.defenses and not summary.defense_aware:
         found.append(
-            "Repeat the run with an attacker who knows the defense: so far, none of the recorded attackers did."
+            "Repeat the run with an attacker who reckons with the defense, such as knockoff:targets=label: none of these did."
         )
     if summary.seeds < 3:
         found.append("Repeat the run with at least three seeds, so that every number has an interval worth reading.")

@@ -74,9 +74,9 @@ def _attacker_limit(summary: Summary) -> str:
     if not summary.defenses:
         return base
     if summary.defense_aware:
-        return f"{base} At least one recorded attacker knew the defense."
+        return f"{base} At least one recorded attacker reckoned with a defense."
     return (
-        f"{base} No recorded attacker knew the defense, so what the defenses gain is an upper bound: expect less "
+        f"{base} No recorded attacker reckoned with a defense, so what the defenses gain is an upper bound: expect less "
         "against one who does."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,6 @@ from modelmoat.metrics.intervals import Interval
 from modelmoat.report.curves import Curve, Point, aggregate, curves, one_victim, queries_to_reach
 
 MOST = 0.9  # share of the best clone's fidelity that counts as most of the model
-_DEFENSE = re.compile(r"\bdefen[sc]e")
-_NEGATED = re.compile(r"\b(?:no|not|nor|nothing|never|none|without|unaware|unknown|ignores?|ignoring|blind)\b|n't\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +68,8 @@ class Summary:
     """The verdict numbers of one run.
 
     ``best`` is None without rows of the undefended victim. ``to_target`` says after how many queries the best tested
-    attack on the undefended victim reaches the target fidelity. ``defense_aware`` says whether the records name an
-    attacker who knew the defense; ``fewest_seeds`` is the smallest number of seeds behind any point.
+    attack on the undefended victim reaches the target fidelity. ``defense_aware`` says whether some defended record is of an
+    attacker who reckoned with a defense; ``fewest_seeds`` is the smallest number of seeds behind any point.
     """
 
     target_fidelity: float
@@ -125,7 +122,7 @@ def summarize_points(points: Sequence[Point], target_fidelity: float) -> Summary
         seeds=len({seed for point in chosen for seed in point.seeds}),
         fewest_seeds=min(len(point.seeds) for point in chosen),
         test_size=min(point.record.test_size for point in chosen),
-        defense_aware=any(_knows_defense(point) for point in chosen),
+        defense_aware=any(point.record.defense_aware and not point.undefended for point in chosen),
         best=best,
         to_target=_fastest(plain, target_fidelity) if plain else None,
         defenses=tuple(results),
@@ -201,12 +198,6 @@ def _slowdown(best: Best | None, most: Reach | None) -> float | None:
     if best is None or most is None or best.most.at_most or most.at_most or not most.queries or not best.most.queries:
         return None
     return most.queries / best.most.queries
-
-
-def _knows_defense(point: Point) -> bool:
-    """Whether the record says that the attacker knew the defense; a clause with a negation does not count."""
-    clauses = re.split(r"[.;:]", point.record.attacker_knows.lower())
-    return not point.undefended and any(_DEFENSE.search(clause) and not _NEGATED.search(clause) for clause in clauses)
 
 
 def _mean(points: Sequence[Point], name: str) -> float:
