@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from modelmoat.core.errors import ModelError
-from modelmoat.core.hardware import memory_layout
 from modelmoat.models.digests import state_digest
 from modelmoat.models.network import Classifier
 from modelmoat.models.outputs import OutputKind
@@ -50,8 +49,7 @@ class TorchPredictor(BatchedPredictor):
     ) -> None:
         _refuse_batch_statistics(network, reference)
         self.network = network.to(device).eval()
-        self._layout = memory_layout(network, torch.device(device))
-        self.network.to(memory_format=self._layout)  # type: ignore[call-overload]
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         own_classes = getattr(network, "num_classes", None)
         super().__init__(
             reference=reference,
@@ -72,7 +70,7 @@ class TorchPredictor(BatchedPredictor):
         return super().predict(inputs)
 
     def _run(self, batch: Tensor) -> object:
-        return self.network(batch.contiguous(memory_format=self._layout))
+        return self.network(batch.contiguous(memory_format=torch.channels_last))
 
 
 class CallablePredictor(BatchedPredictor):

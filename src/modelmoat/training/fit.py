@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelmoat.core.errors import ModelmoatError
-from modelmoat.core.hardware import memory_layout
 from modelmoat.core.seeds import generator
 from modelmoat.training.augment import augment_batch, resolve_augment
 from modelmoat.training.checkpoint import load_checkpoint, save_checkpoint
@@ -83,10 +82,9 @@ def fit(
     """
     device = torch.device(device)
     source = as_images(images)
-    layout = memory_layout(network, device)
-    network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
+    network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, settings)
-    loop = _Loop(network, source, targets, settings, seed, device, layout, objective, optimizer)
+    loop = _Loop(network, source, targets, settings, seed, device, objective, optimizer)
     first = load_checkpoint(checkpoint, network, optimizer, fingerprint=fingerprint) if checkpoint else 0
     losses: list[float] = []
     words = ""
@@ -110,13 +108,11 @@ class _Loop:
         settings: FitSettings,
         seed: int,
         device: torch.device,
-        layout: torch.memory_format,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self.network, self.source, self.settings = network, source, settings
-        self.seed, self.device, self.layout = seed, device, layout
-        self.objective, self.optimizer = objective, optimizer
+        self.seed, self.device, self.objective, self.optimizer = seed, device, objective, optimizer
         self.targets = targets.to(device)
         self.precision = resolve_precision(settings.precision, device)
         self.steps_per_epoch = settings.steps_per_epoch(len(source))
@@ -145,7 +141,7 @@ class _Loop:
 
     def _step(self, rows: Tensor, offsets: torch.Generator) -> Tensor:
         batch = self.source.batch(rows).to(self.device)
-        batch = as_float(augment_batch(batch, self.augment, offsets)).contiguous(memory_format=self.layout)
+        batch = as_float(augment_batch(batch, self.augment, offsets)).contiguous(memory_format=torch.channels_last)
         with autocast(self.precision, self.device):
             loss = self.objective(self.network, batch, self.targets[rows.to(self.device)])
         self.optimizer.zero_grad(set_to_none=True)

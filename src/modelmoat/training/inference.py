@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modelmoat.core.hardware import memory_layout
 from modelmoat.training.sources import Images, as_float, as_images
 
 BATCH = 512
@@ -24,12 +23,11 @@ def predict_logits(network: nn.Module, images: Tensor | Images, *, batch_size: i
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    layout = memory_layout(network, device)
     outputs = []
     for start in range(0, len(source), batch_size):
         rows = torch.arange(start, min(start + batch_size, len(source)))
         batch = as_float(source.batch(rows).to(device))
-        outputs.append(network(batch.contiguous(memory_format=layout)).float().cpu())
+        outputs.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     network.train(was_training)
     return torch.cat(outputs)
 

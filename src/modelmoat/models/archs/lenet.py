@@ -24,8 +24,8 @@ class LeNet(Network):
 
     def features(self, x: Tensor) -> Tensor:
         """Activations [N, 84] before the head."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2).flatten(1)
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))  # the same as pooling after ReLU, on a quarter of the numbers
+        x = F.relu(F.max_pool2d(self.conv2(x), 2)).flatten(1)
         return F.relu(self.fc2(F.relu(self.fc1(x))))
 
 
