@@ -3,7 +3,7 @@
 from modelmoat.assessment.run import Observer, assess
 from modelmoat.assessment.scene import Scene, set_scene
 from modelmoat.assessment.spec import AssessmentSpec
-from modelmoat.assessment.utility import Evaluation, evaluate_theft, measure_utility
+from modelmoat.assessment.utility import Evaluation, evaluate, evaluate_theft, measure_utility
 
 __all__ = [
     "AssessmentSpec",
@@ -11,6 +11,7 @@ __all__ = [
     "Observer",
     "Scene",
     "assess",
+    "evaluate",
     "evaluate_theft",
     "measure_utility",
     "set_scene",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -72,10 +73,9 @@ class RunFolder:
     def _check(self, earlier: RunInfo | None, spec: AssessmentSpec) -> None:
         if earlier is None or earlier.spec_digest == self._setting:
             return
-        before = {**earlier.spec, **earlier.hashes}
-        today = {**spec.setting(), **self.hashes}
+        before, today = _named(earlier.spec, earlier.hashes), _named(spec.setting(), self.hashes)
         changed = [
-            f"{key} was {before[key]!r} and is now {value!r}"
+            f"{key} was {before.get(key)!r} and is now {value!r}"
             for key, value in today.items()
             if before.get(key) != value
         ]
@@ -104,6 +104,8 @@ class RunFolder:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a folder for this process alone; raises `RunError` when another holds it."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file, not a folder; fix: choose another --out folder")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK_FILE)
@@ -118,6 +120,18 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _named(setting: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """One flat table of a setting and of the hashes of what it was run on, by the words of a message."""
+    inner = {
+        f"{key}.{name}": value
+        for key, inside in setting.items()
+        if isinstance(inside, dict)
+        for name, value in inside.items()
+    }
+    plain = {key: value for key, value in setting.items() if not isinstance(value, dict)}
+    return {**plain, **inner, **{f"hash of {key}": value for key, value in hashes.items()}}
 
 
 def _hashes(scene: Scene) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from modelmoat import __version__
 from modelmoat.assessment.folder import RunFolder, locked
@@ -19,6 +19,8 @@ from modelmoat.core.runs import now
 from modelmoat.defenses import Defense, Preparation
 from modelmoat.models import ModelCard, save_model
 from modelmoat.victims import Victim
+
+T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -76,7 +78,7 @@ def assess(
 def _jobs(spec: AssessmentSpec, folder: RunFolder) -> list[_Job]:
     done = folder.done()
     jobs = []
-    for defense, attack, seed in product(spec.defenses, spec.attacks, spec.seeds):
+    for defense, attack, seed in product(_once(spec.defenses), _once(spec.attacks), _once(spec.seeds)):
         cells = {budget: folder.cell(defense.spec, attack.spec, budget, seed) for budget in sorted(set(spec.budgets))}
         missing = frozenset(budget for budget, cell in cells.items() if cell not in done)
         jobs.append(_Job(defense, attack, seed, cells, missing))
@@ -108,7 +110,7 @@ def _run_job(
         if theft.clone is None:
             continue
         if utility is None or ready.stateful:
-            utility = measure_utility(victim, scene.test, scene.clean)
+            utility = measure_utility(victim, scene.test, scene.clean, account=f"benign at {theft.budget}")
         if spec.keep_clones:
             _keep(scene, folder, job, theft)
         yield _record(spec, scene, folder, job, theft, utility)
@@ -163,6 +165,11 @@ def _keep(scene: Scene, folder: RunFolder, job: _Job, theft: Theft) -> None:
         precision=theft.precision,
     )
     save_model(folder.clone_folder(cell), theft.clone, card)
+
+
+def _once(values: Sequence[T]) -> list[T]:
+    """Without repeats, in the order given: a cell named twice is one cell."""
+    return list(dict.fromkeys(values))
 
 
 def _tell(observer: Observer | None, done: int, total: int) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from modelmoat.assessment.spec import AssessmentSpec
+from modelmoat.assessment.utility import clean_rows
 from modelmoat.core.errors import DataError, ModelError, OptionError, RunError
 from modelmoat.data import ImageSet, Splits, load, load_splits, overlap
-from modelmoat.models import ModelCard, Predictor, arch_names, get_arch, load_card
+from modelmoat.models import ModelCard, Predictor, arch_names, create_network, load_card
 from modelmoat.models.artifact import CARD_FILE
-from modelmoat.victims import Victim, load_predictor
+from modelmoat.victims import load_predictor
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     Raises:
         ModelError: the model and the data differ in shape or classes, or the model gives bad outputs.
         DataError: the pool has another shape, or shares images with the victim's data.
-        OptionError: a budget is larger than the pool; no architecture for clones.
+        OptionError: the pool is too small for an attack; no architecture for clones; more classes asked than there are.
         RunError: the data are not those that the victim was trained on.
     """
     card = _card_of(spec.victim)
@@ -55,6 +56,7 @@ def set_scene(spec: AssessmentSpec) -> Scene:
         spec.victim, allow_pickle=spec.allow_pickle, device=spec.device, input_shape=splits.test.shape
     )
     _check_victim(predictor, splits, data)
+    _check_output(spec, predictor)
     if card and spec.data is None:
         _check_same_data(card, splits, data)
     pool = _pool(spec, splits, seed)
@@ -64,15 +66,9 @@ def set_scene(spec: AssessmentSpec) -> Scene:
         splits.train,
         splits.test,
         pool,
-        _clone_arch(spec, predictor),
+        _clone_arch(spec, predictor, pool),
         clean_rows(predictor, splits.test),
     )
-
-
-def clean_rows(predictor: Predictor, images: ImageSet) -> Tensor:
-    """Undefended answers to all images, float32 [N, K]."""
-    victim = Victim(predictor)
-    return torch.cat([victim.clean(images.batch(rows)) for rows in torch.arange(len(images)).split(1024)])
 
 
 def _card_of(reference: str) -> ModelCard | None:
@@ -82,10 +78,11 @@ def _card_of(reference: str) -> ModelCard | None:
 
 def _data_of(spec: AssessmentSpec, card: ModelCard | None) -> tuple[str, int]:
     seed = spec.data_seed if spec.data_seed is not None else (card.data_seed if card else 0)
-    if spec.data:
+    if spec.data is not None:
         return spec.data, seed
     if card and card.data:
         return card.data, seed
+    load_predictor(spec.victim, allow_pickle=spec.allow_pickle)  # a victim that is not there is the first thing to say
     raise OptionError(
         f"victim '{spec.victim}' does not say which data it was trained on; fix: add --data REF with its test images"
     )
@@ -101,6 +98,15 @@ def _check_victim(predictor: Predictor, splits: Splits, data: str) -> None:
         raise ModelError(
             f"victim '{predictor.reference}' answers with {predictor.num_classes} classes, '{data}' has "
             f"{splits.test.num_classes}; fix: choose the data that it was trained on"
+        )
+
+
+def _check_output(spec: AssessmentSpec, predictor: Predictor) -> None:
+    asked = spec.output.k
+    if asked is not None and asked > predictor.num_classes:
+        raise OptionError(
+            f"output {spec.output}: victim '{predictor.reference}' has {predictor.num_classes} classes; "
+            f"fix: top{predictor.num_classes} or fewer"
         )
 
 
@@ -122,11 +128,8 @@ def _pool(spec: AssessmentSpec, splits: Splits, seed: int) -> ImageSet:
             f"(channels x height x width); fix: {_reshaped(spec.pool, pool.shape, splits.test.shape)}"
         )
     pool = _without_overlap(spec, pool, splits)
-    if max(spec.budgets) > len(pool):
-        raise OptionError(
-            f"--budget {max(spec.budgets):,}: pool '{spec.pool}' has {len(pool):,} images, and each is sent at most once; "
-            f"fix: a budget of at most {len(pool):,}, or a larger pool"
-        )
+    for attack in spec.attacks:
+        attack.check(spec.budgets, len(pool))
     return pool
 
 
@@ -149,14 +152,15 @@ def _without_overlap(spec: AssessmentSpec, pool: ImageSet, splits: Splits) -> Im
     return pool
 
 
-def _clone_arch(spec: AssessmentSpec, predictor: Predictor) -> str:
-    arch = spec.clone_arch or (predictor.arch if predictor.arch in arch_names() else None)
+def _clone_arch(spec: AssessmentSpec, predictor: Predictor, pool: ImageSet) -> str:
+    own = predictor.arch if predictor.arch in arch_names() else None
+    arch = spec.clone_arch if spec.clone_arch is not None else own
     if arch is None:
         raise OptionError(
             f"victim '{predictor.reference}' has no registered architecture for its clones; fix: add --clone-arch, one of "
             f"{', '.join(arch_names())}"
         )
-    get_arch(arch)
+    create_network(arch, num_classes=predictor.num_classes, input_shape=pool.shape, seed=0)  # refuses images too small
     return arch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from modelmoat.core.files import digest_of
 from modelmoat.defenses import Defense
 from modelmoat.training import FitSettings
 from modelmoat.victims import OutputFormat
+
+LARGEST_SEED = 2**63 - 1  # a column of int64 holds it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +65,14 @@ class AssessmentSpec:
         require(
             bool(self.budgets) and min(self.budgets) >= 1, f"budgets {self.budgets}: expected at least one of 1 or more"
         )
-        require(bool(self.seeds) and min(self.seeds) >= 0, f"seeds {self.seeds}: expected at least one of 0 or more")
-        require(self.price_per_1000 >= 0, f"price_per_1000={self.price_per_1000}: expected 0 or more")
+        require(
+            bool(self.seeds) and min(self.seeds) >= 0 and max(self.seeds) <= LARGEST_SEED,
+            f"seeds {self.seeds}: expected at least one, each from 0 to {LARGEST_SEED}",
+        )
+        require(
+            self.price_per_1000 >= 0 and math.isfinite(self.price_per_1000),
+            f"price_per_1000={self.price_per_1000}: expected a number of 0 or more",
+        )
         require(0 < self.target_fidelity <= 1, f"target_fidelity={self.target_fidelity}: expected a share in (0, 1]")
         for attack in self.attacks:
             if self.output.kind not in attack.outputs:

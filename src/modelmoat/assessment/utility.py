@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import torch
@@ -14,9 +14,11 @@ from modelmoat.attacks import Theft
 from modelmoat.core.records import pack_bits
 from modelmoat.data import ImageSet
 from modelmoat.metrics import agreement, calibration_error, l1_distances, top1_accuracy
+from modelmoat.models import Predictor
 from modelmoat.training import predict_logits
 from modelmoat.victims import Victim
 
+_BATCH = 1024
 _TIMED_BATCH = 256
 _TIMED_REPEATS = 7
 
@@ -36,10 +38,12 @@ class Utility:
     served: Tensor
 
 
-def measure_utility(victim: Victim, test: ImageSet, clean: Tensor) -> Utility:
-    """Ask the test set as a benign user, with whatever state the victim is in."""
-    batches = torch.arange(len(test)).split(1024)
-    served = torch.cat([victim.serve(test.batch(rows)).values for rows in batches])
+def measure_utility(victim: Victim, test: ImageSet, clean: Tensor, *, account: str = "benign") -> Utility:
+    """Ask the test set as a benign user, with whatever state the victim is in.
+
+    An ``account`` that was never seen before makes the result independent of what was measured earlier.
+    """
+    served = served_rows(victim, test, account)
     distances = l1_distances(clean, served)
     return Utility(
         victim_accuracy=top1_accuracy(clean, test.labels),
@@ -54,12 +58,24 @@ def measure_utility(victim: Victim, test: ImageSet, clean: Tensor) -> Utility:
     )
 
 
+def served_rows(victim: Victim, images: ImageSet, account: str = "benign") -> Tensor:
+    """What a benign user gets for all images, [N, K]; not counted."""
+    batches = torch.arange(len(images)).split(_BATCH)
+    return torch.cat([victim.serve(images.batch(rows), account).values for rows in batches])
+
+
+def clean_rows(predictor: Predictor, images: ImageSet) -> Tensor:
+    """Undefended answers to all images, float32 [N, K]."""
+    victim = Victim(predictor)
+    return torch.cat([victim.clean(images.batch(rows)) for rows in torch.arange(len(images)).split(_BATCH)])
+
+
 def latency_ratio(victim: Victim, test: ImageSet) -> float:
     """Median time of a defended batch over that of an undefended one, both measured in turns."""
     batch = test.batch(torch.arange(min(_TIMED_BATCH, len(test))))
     undefended = Victim(victim.predictor)
     pairs = [
-        (_seconds(lambda: victim.serve(batch)), _seconds(lambda: undefended.serve(batch)))
+        (_seconds(lambda: victim.serve(batch, "timing")), _seconds(lambda: undefended.serve(batch, "timing")))
         for _ in range(_TIMED_REPEATS)
     ]
     return median(defended for defended, _ in pairs) / median(plain for _, plain in pairs)
@@ -73,7 +89,18 @@ class Evaluation:
     fidelity: float
     served_fidelity: float
     relative_accuracy: float
-    agreement: str
+    agreement: str = field(repr=False)
+
+
+def evaluate(theft: Theft, victim: Victim, test: ImageSet) -> Evaluation:
+    """How good a stolen clone is, against the labels, the undefended victim and the served answers.
+
+    Args:
+        theft: with its clone.
+        victim: that it was stolen from.
+        test: images that neither was trained on.
+    """
+    return evaluate_theft(theft, test, clean_rows(victim.predictor, test), served_rows(victim, test))
 
 
 def evaluate_theft(theft: Theft, test: ImageSet, clean: Tensor, served: Tensor) -> Evaluation:

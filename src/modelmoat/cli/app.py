@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from modelmoat import __version__
 from modelmoat.cli import assess, listing, quickstart, report, train
@@ -55,19 +56,30 @@ listing.add_to(app)
 def run(arguments: list[str] | None = None) -> None:
     """Run a command and turn every error into one message and one exit code."""
     errors = Console(stderr=True)
-    warnings.showwarning = lambda message, *_: errors.print(f"[yellow]Warning:[/] {message}", highlight=False)
+    warnings.showwarning = lambda message, *_: _say(errors, "Warning:", "yellow", message)
     try:
         app(arguments)
     except UsageError as error:
-        _say(errors, error)
+        _say(errors, "Error:", "bold red", error)
         sys.exit(EXIT_MISUSE)
     except ModelmoatError as error:
-        _say(errors, error)
+        _say(errors, "Error:", "bold red", error)
         sys.exit(EXIT_CRASH)
-    except KeyboardInterrupt:
-        errors.print("[yellow]Interrupted.[/] Nothing that was finished is lost: run the same command again to go on.")
-        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        _say(
+            errors,
+            "Error:",
+            "bold red",
+            f"{error}; fix: check that the path is right and yours, and that the disk has room",
+        )
+        sys.exit(EXIT_MISUSE)
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:  # how typer ends after Ctrl-C
+            words = "Nothing that was finished is lost: run the same command again to go on."
+            _say(errors, "Interrupted.", "yellow", words)
+        raise
 
 
-def _say(console: Console, error: Exception) -> None:
-    console.print("[bold red]Error:[/]", str(error), highlight=False, markup=False, soft_wrap=True)
+def _say(console: Console, label: str, style: str, words: object) -> None:
+    """One line, whatever is in it: no markup is read, nothing is wrapped."""
+    console.print(Text(f"{label} ", style=style).append(str(words), style="not bold default"), soft_wrap=True)

@@ -41,15 +41,15 @@ def assess(
     budget: Annotated[str, typer.Option(help="Queries allowed; a list such as 100,1000 gives a curve.")],
     out: Annotated[Path, typer.Option(help="Folder for records and report.")],
     data: Annotated[
-        str | None, typer.Option(help="The victim's data with its test images [default: what it was trained on].")
+        str | None, typer.Option(help="The victim's data with its test images; what it was trained on if left out.")
     ] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="Attack; repeat for several [default: knockoff].")] = None,
-    defense: Annotated[list[str] | None, typer.Option(help="Defense; repeat for several [default: none].")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack; repeat for several; knockoff if left out.")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="Defense; repeat for several; none if left out.")] = None,
     seed: Annotated[str, typer.Option(help="Seeds of the attacker; several give intervals.")] = "0",
     output: Annotated[
         str, typer.Option(help="What an answer holds: probabilities, topK such as top3, or label.")
     ] = "probabilities",
-    clone_arch: Annotated[str | None, typer.Option(help="Architecture of clones [default: the victim's].")] = None,
+    clone_arch: Annotated[str | None, typer.Option(help="Architecture of clones; the victim's if left out.")] = None,
     clone_epochs: Annotated[int, typer.Option(help="Passes over the answered inputs.")] = 30,
     clone_min_steps: Annotated[int, typer.Option(help="Fewest optimizer steps of a clone, for small budgets.")] = 600,
     clone_lr: Annotated[float, typer.Option(help="Highest learning rate of clones.")] = 0.05,
@@ -77,7 +77,7 @@ def assess(
     from modelmoat.defenses import parse_defense
     from modelmoat.victims import OutputFormat
 
-    limit = read_limit(fail_above, LIMITED) if fail_above else None
+    limit = read_limit(fail_above, LIMITED) if fail_above is not None else None
     spec = AssessmentSpec(
         victim=victim,
         data=data,

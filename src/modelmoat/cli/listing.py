@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,14 +41,14 @@ def listing(
         typer.echo(json.dumps(found[family] if family else found, indent=2))
         return
     for name, rows in found.items():
-        _print_table(name, rows)
+        _print_block(name, rows)
 
 
 def _methods(registry: Registry[Any], *extra: str) -> list[dict[str, Any]]:
     rows = []
     for cls in registry:
         facts = {key: _plain(getattr(cls, key)) for key in extra}
-        defaults = {field: _plain(value.default) for field, value in cls.__dataclass_fields__.items()}
+        defaults = {field.name: _plain(field.default) for field in fields(cls)}
         rows.append({"name": cls.name, "summary": cls.summary(), "parameters": defaults, **facts, "paper": cls.paper})
     return rows
 
@@ -87,20 +90,29 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, frozenset) else value
 
 
-def _print_table(name: str, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    last = "example" if name == "data" else "paper"
-    table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for heading in ("name", "what it does", *(["parameters"] if "parameters" in rows[0] else []), last):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+def _print_block(name: str, rows: list[dict[str, Any]]) -> None:
+    """One entry after the other, wrapped to the terminal, details under the summary."""
+    width = min(shutil.get_terminal_size().columns, 110)
+    indent = max(len(row["name"]) for row in rows) + 4
+    typer.secho(name, bold=True)
     for row in rows:
-        cells = [row["name"], row["summary"]]
-        if "parameters" in row:
-            cells.append(", ".join(f"{key}={value}" for key, value in row["parameters"].items()))
-        table.add_row(*cells, row[last])
-    Console().print(table, "")
+        lines = [row["summary"], *_details(row)]
+        head = f"  {row['name']}".ljust(indent)
+        for line in lines:
+            typer.echo(textwrap.fill(line, width, initial_indent=head, subsequent_indent=" " * indent))
+            head = " " * indent
+    typer.echo()
+
+
+def _details(row: dict[str, Any]) -> list[str]:
+    details = []
+    if row.get("parameters"):
+        details.append("parameters: " + ", ".join(f"{key}={value}" for key, value in row["parameters"].items()))
+    if row.get("example"):
+        details.append(f"example: {row['example']}")
+    if row.get("paper", "-") != "-":
+        details.append(f"paper: {row['paper']}")
+    return details
 
 
 def add_to(app: typer.Typer) -> None:

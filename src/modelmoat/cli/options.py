@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, cast, get_args
 
 from modelmoat.core.errors import OptionError, nearest
@@ -55,9 +56,14 @@ def checked_device(device: str) -> str:
     """The device, if this machine has it."""
     import torch
 
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise OptionError(f"--device {device}: expected cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device, re.ASCII)
+    if not match:
+        raise OptionError(f"--device {device}: expected cpu, cuda or cuda:N{nearest(device, ('cpu', 'cuda'))}")
+    if device == "cpu":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
         raise OptionError(f"--device {device}: this machine has no usable CUDA device; fix: --device cpu")
+    if int(match[1] or 0) >= count:
+        raise OptionError(f"--device {device}: this machine has CUDA devices 0 to {count - 1}; fix: --device cuda")
     return device

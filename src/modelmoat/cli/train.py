@@ -61,11 +61,14 @@ def train_and_tell(
 ) -> None:
     """Train with a bar, write the artifact, and say how good it is."""
     from modelmoat.cli.progress import bars
+    from modelmoat.core.files import disk_errors
     from modelmoat.data import load_splits
     from modelmoat.recipes import TrainingJob, parse_recipe, train_victim
 
     chosen = parse_recipe(recipe)
     splits = load_splits(data, seed=data_seed)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)  # said now rather than after the first epoch
     with bars() as shown:
         job = TrainingJob(
             splits=splits,

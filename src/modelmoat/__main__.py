@@ -1,0 +1,5 @@
+"""``python -m modelmoat``."""
+
+from modelmoat.cli import main
+
+main()
