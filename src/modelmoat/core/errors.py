@@ -6,10 +6,11 @@ ModelmoatError                 the message has the value given, the limit, the f
 │   ├── UnknownReference       a data, model or method reference that names nothing
 │   ├── OptionError            a parameter outside its limits
 │   ├── DataError              images or labels that cannot be used
-│   ├── ModelError             a model that cannot be loaded or gives bad outputs
+│   ├── ModelError             a model that cannot be loaded, or that does not fit the data
+│   │   └── InvalidAnswer      a model answered with something that is not an answer
 │   └── RunError               a run directory that does not fit the command
 ├── BudgetExhausted            the ledger refused inputs past the budget
-└── InvalidAnswer              a model answered with something that is not an answer
+└── TrainingDiverged           the loss of a training is no longer a number
 ```
 """
 
@@ -71,7 +72,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, fix: str = "") -> Unk
     """Build the error for a name that is not in a list: what was given, what is possible, the nearest match."""
     names = sorted(known)
     tail = f"; {fix}" if fix else ""
-    return UnknownReference(f"unknown {kind} '{name}'{nearest(name, names)} Known: {', '.join(names)}{tail}")
+    hint = nearest(name, names) or "."
+    return UnknownReference(f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}{tail}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -32,18 +32,18 @@ def digest_of(value: Mapping[str, Any]) -> str:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and move it there, whole and synced, when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        with disk_errors(path):
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
             yield temporary
             _sync(temporary)
             temporary.chmod(0o644)
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,9 +54,10 @@ def write_text(path: Path, text: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line and sync it; a line that does not fit on the disk leaves no trace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(path), path.open("ab") as file:
-        append_bytes(file.fileno(), (line + "\n").encode())
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            append_bytes(file.fileno(), (line + "\n").encode())
 
 
 def append_bytes(descriptor: int, payload: bytes) -> None:

@@ -133,7 +133,7 @@ def _check_names(family: str, name: str, given: dict[str, Any], cls: type[Method
     for key in given:
         if key not in known:
             possible = ", ".join(known) if known else "none"
-            raise OptionError(f"{family} '{name}' has no parameter '{key}'{nearest(key, known)} Parameters: {possible}")
+            raise OptionError(f"{family} '{name}' has no parameter '{key}'{nearest(key, known) or '.'} Parameters: {possible}")
 
 
 def _written(value: Any) -> str:
@@ -145,9 +145,10 @@ def _read(label: str, text: str, hint: Any) -> Any:
     choices = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        if text not in choices:
-            raise OptionError(f"{label}={text}: expected one of {', '.join(map(str, choices))}{nearest(text, choices)}")
-        return text
+        written = {str(choice): choice for choice in choices}
+        if text not in written:
+            raise OptionError(f"{label}={text}: expected one of {', '.join(written)}{nearest(text, written)}")
+        return written[text]
     if origin in (types.UnionType, Union):
         if text.lower() == "none" and type(None) in choices:
             return None

@@ -124,7 +124,7 @@ def _split(reference: str) -> tuple[str, dict[str, str]]:
             raise OptionError(f"model '{reference}': '{part}' is not key=value; options are {', '.join(_OPTIONS)}")
         if key.strip() not in _OPTIONS:
             raise OptionError(
-                f"model '{reference}': no option '{key}'{nearest(key, _OPTIONS)} Options: {', '.join(_OPTIONS)}"
+                f"model '{reference}': no option '{key}'{nearest(key, _OPTIONS) or '.'} Options: {', '.join(_OPTIONS)}"
             )
         options[key.strip()] = value.strip()
     return place, options

@@ -52,6 +52,7 @@ def _finished(job: TrainingJob, fingerprint: str) -> ModelCard:
             f"{job.directory} holds another victim ({card.recipe}, {card.arch}, data {card.data}); "
             "fix: choose another --out folder, or remove this one"
         )
+    job.checkpoint.unlink(missing_ok=True)
     return card
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from modelmoat.core.errors import RunError
@@ -27,7 +27,7 @@ def save_checkpoint(
             if isinstance(value, Tensor):
                 tensors[f"{_OPTIMIZER}{index}.{key}"] = value.detach().cpu().contiguous()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"epoch": str(epoch), "fingerprint": fingerprint})
+        temporary.write_bytes(save(tensors, metadata={"epoch": str(epoch), "fingerprint": fingerprint}))
 
 
 def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> int:
@@ -59,9 +59,15 @@ def load_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.Optim
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
-            state.setdefault(int(index), {})[key] = value
+            state.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """``value`` in the memory order of its parameter: fused optimizers walk both by address, not by index."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from modelmoat.core.errors import require
-from modelmoat.training.precision import PRECISIONS, PrecisionChoice
+from modelmoat.training.precision import PrecisionChoice
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
@@ -46,7 +46,10 @@ class FitSettings:
         require(0 <= self.momentum < 1, f"momentum={self.momentum}: expected a number in [0, 1)")
         require(self.weight_decay >= 0, f"weight_decay={self.weight_decay}: expected 0 or more")
         require(0 <= self.warmup < 1, f"warmup={self.warmup}: expected a share in [0, 1)")
-        require(self.precision in PRECISIONS, f"precision={self.precision}: expected one of {', '.join(PRECISIONS)}")
+        choices = {"optimizer": Optimizer, "schedule": Schedule, "augment": Augment, "precision": PrecisionChoice}
+        for name, kind in choices.items():
+            given, known = getattr(self, name), get_args(kind)
+            require(given in known, f"{name}={given}: expected one of {', '.join(known)}")
 
     def steps_per_epoch(self, rows: int) -> int:
         """Optimizer steps in one pass over ``rows`` images.

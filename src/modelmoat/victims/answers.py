@@ -17,7 +17,10 @@ OutputKind = Literal["probabilities", "top-k", "label"]
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """How much of a row of probabilities leaves the victim: all of it, the ``k`` largest, or the label."""
+    """How much of a row of probabilities leaves the victim: all of it, the ``k`` largest, or the label.
+
+    Of equal probabilities, those of the first classes leave.
+    """
 
     kind: OutputKind = "probabilities"
     k: int | None = None
@@ -51,8 +54,8 @@ class OutputFormat:
                 self.k is not None and self.k <= rows.shape[1],
                 f"output {self}: the victim has {rows.shape[1]} classes; expected k of at most {rows.shape[1]}",
             )
-            kept = rows.topk(self.k or 1, dim=1)
-            return torch.zeros_like(rows).scatter_(1, kept.indices, kept.values)
+            first = rows.sort(dim=1, descending=True, stable=True).indices[:, : self.k]  # topk breaks ties at random
+            return torch.zeros_like(rows).scatter_(1, first, rows.gather(1, first))
         return rows
 
 

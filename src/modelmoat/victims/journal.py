@@ -60,13 +60,17 @@ class Journal:
         """Write one batch and sync it; on a full disk the file is left as it was."""
         body = frame.account.encode() + frame.keys.tobytes() + frame.rows.contiguous().numpy().tobytes()
         head = _HEAD.pack(_MAGIC, len(frame.rows), len(frame.account.encode()), zlib.crc32(body))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(self.path), self.path.open("ab") as file:
-            start = b"" if file.tell() else _header(self.owner)
-            append_bytes(file.fileno(), start + head + body)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                start = b"" if file.tell() else _header(self.owner)
+                append_bytes(file.fileno(), start + head + body)
 
     def _open(self) -> list[Frame]:
         if not self.path.exists() or self.path.stat().st_size == 0:
+            return []
+        if self._first_line_is_cut():
+            self._keep(0)
             return []
         owner, frames, whole = read_journal(self.path)
         if owner != self.owner:
@@ -74,12 +78,21 @@ class Journal:
                 f"{self.path} holds answers of {_words(owner)}, not of {_words(self.owner)}; fix: use another --out folder"
             )
         if whole < self.path.stat().st_size:
-            lost = self.path.stat().st_size - whole
-            warnings.warn(
-                f"{self.path}: the last batch was cut short ({lost} bytes); it is dropped and asked again", stacklevel=3
-            )
-            os.truncate(self.path, whole)
+            self._keep(whole)
         return frames
+
+    def _first_line_is_cut(self) -> bool:
+        header = _header(self.owner)
+        with self.path.open("rb") as file:
+            start = file.read(len(header))
+        return len(start) < len(header) and header.startswith(start)
+
+    def _keep(self, whole: int) -> None:
+        lost = self.path.stat().st_size - whole
+        warnings.warn(
+            f"{self.path}: the last batch was cut short ({lost} bytes); it is dropped and asked again", stacklevel=4
+        )
+        os.truncate(self.path, whole)
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[Frame], int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ from modelmoat.victims.hashing import Keys, input_keys
 from modelmoat.victims.journal import read_journal
 
 SCHEME = "replay:"
+_UNREADABLE = (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
 
 class ReplayPredictor:
@@ -79,7 +82,13 @@ def load_predictor(
 
 
 def _from_journal(path: Path, reference: str) -> ReplayPredictor:
-    _, frames, _ = read_journal(path)
+    owner, frames, _ = read_journal(path)
+    output = str(owner.get("output", ""))
+    if output.startswith("top"):
+        raise DataError(
+            f"{path} holds {output} answers; expected whole rows of probabilities, or labels; "
+            "fix: record the victim again with --output probabilities"
+        )
     if not frames:
         raise DataError(f"{path} holds no answers; fix: choose a journal of a run that asked something")
     return ReplayPredictor(
@@ -91,9 +100,11 @@ def _from_journal(path: Path, reference: str) -> ReplayPredictor:
 
 def _from_npz(path: Path, reference: str) -> ReplayPredictor:
     try:
+        with zipfile.ZipFile(path):  # numpy would leave a file that is no archive open
+            pass
         with np.load(path, allow_pickle=False) as file:
             images, answers = torch.from_numpy(file["images"]), torch.from_numpy(file["answers"])
-    except (KeyError, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path}: {error}; expected arrays 'images' [N, C, H, W] and 'answers' [N, K], not pickled"
         ) from error
