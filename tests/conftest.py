@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+
+from modelmoat.data import ImageSet, Splits, load, load_splits
+from modelmoat.recipes import TrainingJob, create_recipe, train_victim
+from modelmoat.training import FitSettings
 
 torch.set_num_threads(1)
 
@@ -16,3 +22,31 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("MODELMOAT_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifact of a small_cnn after three quick epochs on digits that keep a pool of 0.4 apart; never change it."""
+    directory = tmp_path_factory.mktemp("victims") / "digits"
+    fit = FitSettings(epochs=3, batch_size=32, lr=0.05, precision="float32")
+    data = "digits,pool=0.4"
+    job = TrainingJob(
+        splits=load_splits(data), data=data, data_seed=0, arch="small_cnn", fit=fit, seed=0, directory=directory
+    )
+    train_victim(create_recipe("standard"), job)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def _loaded() -> tuple[Callable[..., ImageSet], Callable[..., Splits]]:
+    return cache(load), cache(load_splits)
+
+
+@pytest.fixture
+def quick_assessments(_loaded: tuple[Callable, Callable], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assessments that decode each data set once in all tests and time little."""
+    monkeypatch.setattr("modelmoat.assessment.scene.load", _loaded[0])
+    monkeypatch.setattr("modelmoat.assessment.scene.load_splits", _loaded[1])
+    monkeypatch.setattr("modelmoat.assessment.utility._TIMED_REPEATS", 1)
+    monkeypatch.setattr("modelmoat.assessment.utility._TIMED_BATCH", 16)
+    monkeypatch.setattr("modelmoat.attacks.jacobian._ROUND_STEPS", 5)

@@ -109,13 +109,13 @@ def locked(path: Path) -> Iterator[None]:
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / LOCK_FILE)
-    try:
-        with disk_errors(path):
+    with disk_errors(path):
+        try:
             lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{path} is in use by another modelmoat process; fix: wait for it, or choose another --out folder"
-        ) from None
+        except Timeout:  # an OSError too
+            raise RunError(
+                f"{path} is in use by another modelmoat process; fix: wait for it, or choose another --out folder"
+            ) from None
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def _data_of(spec: AssessmentSpec, card: ModelCard | None) -> tuple[str, int]:
         return spec.data, seed
     if card and card.data:
         return card.data, seed
-    load_predictor(spec.victim, allow_pickle=spec.allow_pickle)  # a victim that is not there is the first thing to say
+    with suppress(ModelError):  # a victim that is not there is the first thing to say; the rest can wait for its data
+        load_predictor(spec.victim, allow_pickle=spec.allow_pickle)
     raise OptionError(
         f"victim '{spec.victim}' does not say which data it was trained on; fix: add --data REF with its test images"
     )

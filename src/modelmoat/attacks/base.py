@@ -51,6 +51,10 @@ class Attack(Method):
         """What the attacker is given and reckons with, in words."""
         return f"{self.knows}; expects a defense and trains on labels alone" if self.targets == "label" else self.knows
 
+    @abstractmethod
+    def check(self, budgets: Sequence[int], pool_size: int) -> None:
+        """Raise `OptionError` where a pool of ``pool_size`` images is too small for the budgets; asks nothing."""
+
     def learn(self, answers: Answers) -> Tensor:
         """What the clone is trained on: rows of probabilities [N, K], or labels [N]."""
         return answers.labels if self.targets == "label" or answers.kind == "label" else answers.targets()

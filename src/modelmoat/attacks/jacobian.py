@@ -57,14 +57,19 @@ class JacobianAttack(Attack):
             float32 [N, V, C, H, W] in [0, 1], V variants of each input.
         """
 
+    def check(self, budgets: Sequence[int], pool_size: int) -> None:
+        """The pool has to hold the seeds; all that is sent beyond them is crafted."""
+        checked_budgets(budgets)
+        if self.seeds > pool_size:
+            raise OptionError(
+                f"{self.name}:seeds={self.seeds}: the pool has {pool_size:,} images; "
+                f"fix: {self.name}:seeds={pool_size} or fewer, or a larger pool"
+            )
+
     def run(self, thief: Thief, budgets: Sequence[int]) -> Iterator[Theft]:
         """Spend each budget exactly; yields a final clone, trained from scratch, at each."""
+        self.check(budgets, len(thief.pool))
         budgets = checked_budgets(budgets)
-        if self.seeds > len(thief.pool):
-            raise OptionError(
-                f"{self.name}:seeds={self.seeds}: the pool has {len(thief.pool):,} images; "
-                f"fix: at most {len(thief.pool)} seeds, or a larger pool"
-            )
         transfer = _TransferSet(self, thief, budgets)
         yield from transfer.extend(as_float(thief.pool.batch(thief.pool_order()[: self.seeds])))
         rounds = 0
@@ -129,16 +134,26 @@ class _TransferSet:
         self._thief.report("queries", self.size, self.goal)
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StepJacobian(JacobianAttack):
+    """One variant of each input, one signed step of ``step`` away."""
+
+    step: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.step <= 1, f"{self.name}:step={self.step}: expected a number above 0 and at most 1")
+
+
 @ATTACKS.register("jbda")
 @dataclass(frozen=True, kw_only=True, repr=False)
-class JBDA(JacobianAttack):
+class JBDA(StepJacobian):
     """Jacobian-based data augmentation: one signed step per input, along the score of its label.
 
     ``rule="papernot"`` climbs the clone's score of the victim's label, as the paper writes. ``rule="away"`` climbs the
     clone's loss, as the code of Prediction Poisoning does under this name: the opposite direction.
     """
 
-    step: float = 0.1
     rule: Literal["papernot", "away"] = "papernot"
 
     paper: ClassVar[str] = "Papernot et al., Practical Black-Box Attacks against Machine Learning, AsiaCCS 2017"
@@ -157,10 +172,8 @@ class JBDA(JacobianAttack):
 
 @ATTACKS.register("jb_self")
 @dataclass(frozen=True, kw_only=True, repr=False)
-class JBSelf(JacobianAttack):
+class JBSelf(StepJacobian):
     """Like JBDA, but each input descends the clone's cross-entropy to its own label."""
-
-    step: float = 0.1
 
     paper: ClassVar[str] = "Orekondy et al., Prediction Poisoning, ICLR 2020 (jb-self)"
 
@@ -187,7 +200,7 @@ class TargetedJacobian(JacobianAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.variants >= 1, f"{self.name}:variants={self.variants}: expected at least 1")
-        require(self.epsilon > 0, f"{self.name}:epsilon={self.epsilon}: expected a positive number")
+        require(0 < self.epsilon <= 1, f"{self.name}:epsilon={self.epsilon}: expected a number above 0 and at most 1")
         require(self.iterations >= 1, f"{self.name}:iterations={self.iterations}: expected at least 1")
 
     @abstractmethod

@@ -22,6 +22,10 @@ class Knockoff(Attack):
     paper: ClassVar[str] = "Orekondy et al., Knockoff Nets, CVPR 2019"
     knows: ClassVar[str] = "input size, number of classes, a pool of images; not the victim's data or architecture"
 
+    def check(self, budgets: Sequence[int], pool_size: int) -> None:
+        """Each image is sent at most once."""
+        checked_budgets(budgets, pool_size)
+
     def run(self, thief: Thief, budgets: Sequence[int]) -> Iterator[Theft]:
         """One query per image up to the largest budget; a clone at each."""
         budgets = checked_budgets(budgets, len(thief.pool))

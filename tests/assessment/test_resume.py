@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from torch import Tensor
+
+from modelmoat.attacks import create_attack
+from modelmoat.core.errors import RunError
+from modelmoat.core.records import RECORDS_FILE, Record, read_records
+from modelmoat.core.runs import RUN_FILE
+from modelmoat.defenses import create_defense
+from modelmoat.training import FitSettings
+from modelmoat.victims import OutputFormat
+from modelmoat.victims.journal import read_journal
+
+Run = Callable[..., list[Record]]
+GRID: dict[str, Any] = {
+    "defenses": (create_defense("none"), create_defense("random_noise", repeats="fresh")),
+    "attacks": (create_attack("knockoff"), create_attack("jbda", seeds=6, round_epochs=1)),
+}
+
+
+def journaled(folder: Path) -> dict[str, int]:
+    """Answers on disk by journal."""
+    files = sorted((folder / "journals").iterdir())
+    return {file.name: sum(len(frame.rows) for frame in read_journal(file)[1]) for file in files}
+
+
+@pytest.mark.parametrize(("records", "replayed"), [(1, 0), (5, 10)])
+def test_a_run_that_failed_between_records_ends_like_one_that_did_not(
+    records: int, replayed: int, run: Run, stop_after: Callable, lasting: Callable, asked: list[Tensor], tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", **GRID)
+    paid = len(asked)
+    assert paid == 4 * 25
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(observer=stop_after(records=records), **GRID)
+    assert len(read_records(tmp_path / "run")) == records
+    resumed = run(**GRID)
+    assert list(map(lasting, resumed)) == list(map(lasting, whole))
+    assert sorted(r.cell for r in read_records(tmp_path / "run")) == sorted(r.cell for r in whole)
+    assert len(asked) == 2 * paid + replayed  # a stateful defense has to see again what it answered; nobody pays for it
+    assert journaled(tmp_path / "run") == journaled(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stages", [1, 4, 16, 30])
+def test_a_run_interrupted_inside_a_cell_ends_like_one_that_was_not(
+    stages: int, run: Run, stop_after: Callable, lasting: Callable, asked: list[Tensor], tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", attacks=GRID["attacks"])
+    with pytest.raises(KeyboardInterrupt):
+        run(observer=stop_after(stages=stages), attacks=GRID["attacks"])
+    resumed = run(attacks=GRID["attacks"])
+    assert list(map(lasting, resumed)) == list(map(lasting, whole))
+    assert len(asked) == 2 * 50
+    assert set(journaled(tmp_path / "run").values()) == {25}
+
+
+def test_a_finished_run_asks_nothing_and_measures_nothing_again(run: Run, asked: list[Tensor]) -> None:
+    first = run()
+    asked.clear()
+    assert run() == first
+    assert asked == []
+
+
+def test_a_larger_grid_keeps_the_cells_it_has(run: Run, asked: list[Tensor], lasting: Callable, tmp_path: Path) -> None:
+    small = run(budgets=(25,))
+    assert len(asked) == 25
+    assert run(budgets=(10, 25))[1] == small[0]
+    assert len(asked) == 25  # the ten were among the twenty-five
+    run(budgets=(40,))
+    assert len(asked) == 40
+    grown: dict[str, Any] = {
+        "budgets": (10, 25, 40),
+        "seeds": (0, 1),
+        "defenses": (create_defense("none"), create_defense("label_only")),
+    }
+    records = run(**grown)
+    assert len(asked) == 4 * 40
+    assert records[1] == small[0]
+    assert len(read_records(tmp_path / "run")) == len(records) == 12
+    fresh = run(tmp_path / "fresh", **grown)
+    assert list(map(lasting, records)) == list(map(lasting, fresh))
+
+
+def test_a_smaller_grid_returns_its_own_cells(run: Run, tmp_path: Path) -> None:
+    every = run(seeds=(0, 1))
+    assert run(seeds=(1,), budgets=(10,)) == [every[2]]
+    assert len(read_records(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"pool": "photo-patches,grey,size=8,n=60"},
+            r"pool was 'digits,pool=0.4,split=pool' and is now 'photo-patches",
+        ),
+        ({"output": OutputFormat("label")}, "output was 'probabilities' and is now 'label'"),
+        ({"clone_arch": "resnet8"}, "clone_arch was None and is now 'resnet8'"),
+        ({"clone_fit": FitSettings(epochs=2, min_steps=5, lr=0.05, precision="float32")}, r"epochs was 1 and is now 2"),
+        ({"data": "digits,pool=0.4"}, "data was None and is now 'digits,pool=0.4'"),
+    ],
+)
+def test_another_setting_is_refused_with_what_changed(changes: dict, words: str, run: Run, tmp_path: Path) -> None:
+    run(budgets=(10,))
+    before = (tmp_path / "run" / RUN_FILE).read_bytes()
+    with pytest.raises(RunError, match=rf"holds a run with another setting: .*{words}.*fix: choose another --out"):
+        run(budgets=(10,), **changes)
+    assert (tmp_path / "run" / RUN_FILE).read_bytes() == before
+
+
+def test_the_same_victim_by_another_name_is_refused_by_its_name(run: Run, tiny_victim: Path) -> None:
+    run(budgets=(10,))
+    with pytest.raises(RunError, match=rf"victim was '{tiny_victim}' and is now '{tiny_victim}/'"):
+        run(budgets=(10,), victim=f"{tiny_victim}/")
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RunError, match=r"in use by another .* process; fix"):
+        run()
+    assert [record.budget for record in run()] == [10, 25]
+
+
+def test_the_lock_is_given_back_after_an_error(run: Run, stop_after: Callable) -> None:
+    with pytest.raises(RuntimeError):
+        run(observer=stop_after(records=1))
+    assert len(run()) == 2
+
+
+def test_a_record_cut_by_a_crash_is_measured_again(
+    run: Run, asked: list[Tensor], lasting: Callable, tmp_path: Path
+) -> None:
+    first = run()
+    file = tmp_path / "run" / RECORDS_FILE
+    file.write_bytes(file.read_bytes()[:-40])
+    asked.clear()
+    with pytest.warns(UserWarning, match=r"records.jsonl: the last line was cut short"):
+        again = run()
+    assert list(map(lasting, again)) == list(map(lasting, first))
+    assert again[0] == first[0]
+    assert [record.cell for record in read_records(tmp_path / "run")] == [record.cell for record in first]
+    assert asked == []
+
+
+def test_answers_cut_by_a_crash_are_asked_again(
+    run: Run, asked: list[Tensor], stop_after: Callable, lasting: Callable, tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(observer=stop_after(stages=1))  # ten queries are answered
+    (journal,) = (tmp_path / "run" / "journals").iterdir()
+    journal.write_bytes(journal.read_bytes()[:-7])
+    asked.clear()
+    with pytest.warns(UserWarning, match="the last batch was cut short"):
+        again = run()
+    assert len(asked) == 25
+    assert list(map(lasting, again)) == list(map(lasting, whole))
+
+
+def test_a_journal_of_another_victim_is_refused(run: Run, tmp_path: Path, stop_after: Callable) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(observer=stop_after(stages=1))
+    (journal,) = (tmp_path / "run" / "journals").iterdir()
+    raw = journal.read_bytes()
+    journal.write_bytes(raw.replace(b'"output": "probabilities"', b'"output": "label"'))
+    with pytest.raises(RunError, match=r"holds answers of .*output label.*not of .*output probabilities"):
+        run()
+
+
+def test_rows_that_no_version_wrote_are_refused_with_their_line(run: Run, tmp_path: Path) -> None:
+    run()
+    with (tmp_path / "run" / RECORDS_FILE).open("a") as file:
+        file.write('{"cell": "x"}\n')
+    with pytest.raises(RunError, match=r"records.jsonl, line 3: .*fix"):
+        run()
