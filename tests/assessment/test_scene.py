@@ -17,6 +17,7 @@ from modelmoat.attacks import create_attack
 from modelmoat.core.errors import DataError, InvalidAnswer, ModelError, OptionError, RunError, UnknownReference
 from modelmoat.core.records import Record
 from modelmoat.data import ImageSet, load, load_splits
+from modelmoat.defenses import create_defense
 from modelmoat.victims import OutputFormat
 
 Refused = Callable[..., None]
@@ -192,3 +193,8 @@ def test_pickled_models_need_consent(refused: Refused, run: Callable[..., list[R
     foreign = {"victim": str(tmp_path / "net.pt"), "data": "digits,pool=0.4", "clone_arch": "small_cnn"}
     refused(ModelError, r"can run any code.*--allow-pickle", **foreign)
     assert len(run(**foreign, allow_pickle=True)) == 2
+
+
+def test_a_defense_that_does_not_fit_is_refused_before_the_first_query_of_any(refused: Refused) -> None:
+    defenses = (create_defense("none"), create_defense("top_k", k=11))
+    refused(OptionError, "top_k:k=11: the victim has 10 classes", defenses=defenses)

@@ -151,3 +151,10 @@ def test_equal_values_have_equal_digests() -> None:
     assert digest_of({"a": 1, "b": 2.5}) == digest_of({"b": 2.5, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": "1"})
     assert digest_of({}) == "44136fa355b3678a"
+
+
+def test_a_file_of_lines_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(RunError, match="records.jsonl is damaged"):
+        read_lines(path)

@@ -164,3 +164,8 @@ def test_a_registry_finds_the_modules_of_its_package(tmp_path: Path, monkeypatch
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "found_methods"]:
             del sys.modules[name]
+
+
+def test_create_refuses_a_value_that_is_no_choice() -> None:
+    with pytest.raises(OptionError, match="example:rule=far: expected one of near, away"):
+        METHODS.create("example", rule="far")

@@ -59,6 +59,7 @@ def assess(
     """
     with locked(out):
         scene = set_scene(spec)
+        _check_defenses(spec, scene)
         folder = RunFolder(out, spec, scene, command or [])
         jobs = _jobs(spec, folder)
         total = sum(len(job.cells) for job in jobs)
@@ -75,6 +76,17 @@ def assess(
     return [by_cell[cell] for cell in wanted]
 
 
+def _check_defenses(spec: AssessmentSpec, scene: Scene) -> None:
+    """Let defenses that are cheap to prepare refuse the victim before the first query is paid."""
+    for defense in spec.defenses:
+        if "training" not in defense.needs:
+            defense.prepare(_preparation(spec, scene, seed=0))
+
+
+def _preparation(spec: AssessmentSpec, scene: Scene, *, seed: int) -> Preparation:
+    return Preparation(predictor=scene.predictor, train=scene.train, seed=seed, device=spec.device)
+
+
 def _jobs(spec: AssessmentSpec, folder: RunFolder) -> list[_Job]:
     done = folder.done()
     jobs = []
@@ -88,9 +100,7 @@ def _jobs(spec: AssessmentSpec, folder: RunFolder) -> list[_Job]:
 def _run_job(
     spec: AssessmentSpec, scene: Scene, folder: RunFolder, job: _Job, observer: Observer | None
 ) -> Iterator[Record]:
-    ready = job.defense.prepare(
-        Preparation(predictor=scene.predictor, train=scene.train, seed=job.seed, device=spec.device)
-    )
+    ready = job.defense.prepare(_preparation(spec, scene, seed=job.seed))
     victim = Victim(scene.predictor, defense=ready, output=spec.output).with_ledger(
         max(job.missing), folder.journal(job.defense.spec, job.attack.spec, job.seed)
     )

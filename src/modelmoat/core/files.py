@@ -86,7 +86,12 @@ def read_lines(path: Path) -> list[str]:
             stacklevel=2,
         )
         os.truncate(path, len(whole) + len(cut))
-    return whole.decode("utf-8").split("\n") if whole else []
+    try:
+        return whole.decode("utf-8").split("\n") if whole else []
+    except UnicodeDecodeError as error:
+        raise RunError(
+            f"{path} is damaged: {error.reason} at byte {error.start}; expected UTF-8 text; fix: use another --out folder"
+        ) from error
 
 
 @contextmanager

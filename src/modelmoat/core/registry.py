@@ -99,6 +99,11 @@ class Registry(Generic[M]):
         """Build a method from Python values; raises `OptionError` for an unknown or impossible parameter."""
         cls = self.get(name)
         _check_names(self.family, name, parameters, cls)
+        hints = typing.get_type_hints(cls)
+        for key, value in parameters.items():
+            choices = typing.get_args(hints[key]) if typing.get_origin(hints[key]) is typing.Literal else (value,)
+            if value not in choices:
+                raise OptionError(f"{name}:{key}={value}: expected one of {', '.join(map(str, choices))}")
         return cls(**parameters)
 
     def parse(self, reference: str) -> M:
@@ -133,7 +138,9 @@ def _check_names(family: str, name: str, given: dict[str, Any], cls: type[Method
     for key in given:
         if key not in known:
             possible = ", ".join(known) if known else "none"
-            raise OptionError(f"{family} '{name}' has no parameter '{key}'{nearest(key, known) or '.'} Parameters: {possible}")
+            raise OptionError(
+                f"{family} '{name}' has no parameter '{key}'{nearest(key, known) or '.'} Parameters: {possible}"
+            )
 
 
 def _written(value: Any) -> str:

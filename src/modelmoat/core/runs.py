@@ -64,7 +64,7 @@ def read_run(directory: Path) -> RunInfo | None:
     if not path.exists():
         return None
     try:
-        return RunInfo.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunError(
             f"{path} is not a run page of this version: {error.errors()[0]['msg']}; fix: use another --out folder"
