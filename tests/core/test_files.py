@@ -156,5 +156,5 @@ def test_equal_values_have_equal_digests() -> None:
 def test_a_file_of_lines_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(RunError, match="records.jsonl is damaged"):
+    with pytest.raises(RunError, match=r"records\.jsonl is damaged"):
         read_lines(path)

@@ -22,7 +22,7 @@ def mix(value: Tensor) -> Tensor:
 
 def input_seeds(inputs: Tensor, seed: int) -> Tensor:
     """One int64 per row of float32 ``inputs`` [N, ...], the same for the same pixels and seed."""
-    bits = inputs.float().contiguous().view(torch.int32).reshape(len(inputs), -1).to(torch.int64)
+    bits = inputs.float().contiguous().view(torch.int32).flatten(1).to(torch.int64)
     places = torch.arange(1, bits.shape[1] + 1, device=bits.device) * _GOLDEN
     return mix(mix(bits + places).sum(dim=1) + seed)
 

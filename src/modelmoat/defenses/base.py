@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from modelmoat.core.errors import ModelError, OptionError
 from modelmoat.core.registry import Method, Registry
 from modelmoat.data import ImageSet
+from modelmoat.defenses._checks import checked
 from modelmoat.models import Predictor
 from modelmoat.victims import CleanAnswers, Responder
 
@@ -35,12 +38,16 @@ class Preparation:
 class Defense(Method):
     """Changes answers at inference time; a row of served answers depends on that row alone, never on its neighbors.
 
-    Class attributes that listings and conformance tests read:
-        needs: what it wants beyond probabilities (``logits``, ``inputs``).
+    A method that acts on rows alone overrides :meth:`perturb`; one that also looks at the inputs, :meth:`forward`.
+    Both are ready as they are. One that holds tensors or networks is a `PreparableDefense`.
+
+    Class attributes that listings and conformance tests read; parameters may decide some of them for one instance:
+        needs: what it wants beyond probabilities: ``inputs``, ``logits``, ``training`` (images when it is prepared).
         keeps_top1: the served top-1 is always the clean one.
         deterministic: the same input is always answered the same way.
-        stateful: an answer depends on the account's earlier queries.
-        exportable: plain tensor code, so that it can travel inside an exported graph.
+        stateful: an answer depends on earlier queries.
+        exportable: plain tensor code, so that it can travel inside an exported graph (noise that belongs to pixels needs
+            operations on bits, which ``torch.export`` takes and ONNX does not have).
         identity: parameters at which answers are left as they are, where the method has such.
     """
 
@@ -61,13 +68,47 @@ class Defense(Method):
         del preparation
         return self
 
-    def respond(self, clean: CleanAnswers) -> Tensor:
-        """Served rows, float32 [N, K], on the simplex."""
-        return self.perturb(clean.probabilities)
+    def restore(self, predictor: Predictor, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> Responder:
+        """The ready defense as it was when ``tensors`` were saved, without training images and without training.
 
-    @abstractmethod
+        Args:
+            predictor: the victim that the defense was prepared for.
+            tensors: what `saved_state` gave.
+            device: where networks of the defense run.
+
+        Raises:
+            ModelError: tensors of another defense, of other parameters or of another victim.
+        """
+        del predictor, device
+        if tensors:
+            raise ModelError(
+                f"defense '{self.spec}' keeps no state, but {len(tensors)} tensors were given ({', '.join(sorted(tensors)[:3])}); "
+                "fix: restore the defense that they were saved with"
+            )
+        return self
+
+    def respond(self, clean: CleanAnswers) -> Tensor:
+        """Served rows, float32 [N, K], on the simplex; raises as `checked` does."""
+        clean = checked(clean, self.spec)
+        with torch.no_grad():
+            return self.forward(clean.probabilities, clean.inputs)
+
+    def forward(self, probabilities: Tensor, inputs: Tensor) -> Tensor:
+        """Served rows of float32 rows [N, K] and inputs [N, C, H, W]: what an exported graph computes."""
+        del inputs
+        return self.perturb(probabilities)
+
     def perturb(self, probabilities: Tensor) -> Tensor:
         """Change rows of probabilities, [N, K] -> [N, K], both on the simplex."""
+        del probabilities
+        raise OptionError(
+            f"defense '{self.spec}' is not ready to answer; fix: call prepare(Preparation(...)) or restore first"
+        )
+
+    def _declare(self, **promises: bool) -> None:
+        """Set class attributes for this instance alone, where its parameters decide them."""
+        for name, value in promises.items():
+            object.__setattr__(self, name, value)
 
 
 DEFENSES: Registry[Defense] = Registry("defense", "modelmoat.defenses")
@@ -80,12 +121,3 @@ def create_defense(name: str, **parameters: Any) -> Defense:
     TopK(k=3)
     """
     return DEFENSES.create(name, **parameters)
-
-
-def parse_defense(reference: str) -> Defense:
-    """Build a defense from ``name:param=value,param=value``.
-
-    >>> parse_defense("rounding:decimals=1").spec
-    'rounding:decimals=1'
-    """
-    return DEFENSES.parse(reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelmoat.core.errors import require
+from modelmoat.defenses._checks import checked
 from modelmoat.defenses._noise import input_seeds, mix, normal, uniform
 from modelmoat.defenses.base import DEFENSES, Defense, Preparation
+from modelmoat.defenses.prepared import PreparedModule, restore_module
+from modelmoat.models import Predictor
 from modelmoat.victims import CleanAnswers, Responder
 
 Kind = Literal["logit", "direction", "probability"]
@@ -50,6 +54,8 @@ class RandomNoise(Defense):
             self.kind != "direction" or self.strength <= 2,
             f"random_noise:strength={self.strength}: expected at most 2 for kind=direction, where it bounds the L1 distance",
         )
+        fresh = self.repeats == "fresh"
+        self._declare(deterministic=not fresh, stateful=fresh, exportable=not fresh)
 
     @property
     def l1_bound(self) -> float:
@@ -58,12 +64,19 @@ class RandomNoise(Defense):
 
     def prepare(self, preparation: Preparation) -> Responder:
         """With ``repeats="fresh"``, a responder that counts each account's queries."""
-        del preparation
-        return FreshNoise(self) if self.repeats == "fresh" else self
+        return FreshNoise(self, preparation.predictor).ready(preparation.device) if self.repeats == "fresh" else self
 
-    def respond(self, clean: CleanAnswers) -> Tensor:
-        """Rows with noise that belongs to their inputs."""
-        return self.perturb_seeded(clean.probabilities, input_seeds(clean.inputs, self.seed))
+    def restore(self, predictor: Predictor, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> Responder:
+        """With ``repeats="fresh"``, the responder with its counts; raises `ModelError` for tensors that do not fit."""
+        if self.repeats == "same":
+            return super().restore(predictor, tensors, device=device)
+        return restore_module(self, lambda victim, _: FreshNoise(self, victim), predictor, tensors, device)
+
+    def forward(self, probabilities: Tensor, inputs: Tensor) -> Tensor:
+        """Rows with noise that belongs to their inputs; raises `OptionError` where noise has to be fresh."""
+        if self.repeats == "fresh":
+            return super().perturb(probabilities)
+        return self.perturb_seeded(probabilities, input_seeds(inputs, self.seed))
 
     def perturb(self, probabilities: Tensor) -> Tensor:
         """Rows with noise that belongs to the rows themselves, for use without inputs."""
@@ -96,25 +109,28 @@ class RandomNoise(Defense):
         return torch.where(total > 0, rows / total.clamp_min(_EDGE), torch.full_like(rows, 1 / rows.shape[1]))
 
 
-class FreshNoise:
+class FreshNoise(PreparedModule):
     """Noise drawn anew for every query, by the number of the account's query."""
 
-    stateful = True
-
-    def __init__(self, noise: RandomNoise) -> None:
+    def __init__(self, noise: RandomNoise, predictor: Predictor) -> None:
+        super().__init__(noise, predictor)
         self._noise = noise
         self._asked: Counter[str] = Counter()
 
-    @property
-    def spec(self) -> str:
-        """How the defense is written on the command line."""
-        return self._noise.spec
-
     def respond(self, clean: CleanAnswers) -> Tensor:
         """Rows with fresh noise; the n-th query of an account always gets the n-th draw."""
+        clean = checked(clean, self.spec, num_classes=self.num_classes)
         count = len(clean.probabilities)
         first = self._asked[clean.account]
         self._asked[clean.account] += count
-        numbers = torch.arange(first, first + count, device=clean.probabilities.device)
+        numbers = torch.arange(first, first + count, device=clean.inputs.device)
         seeds = mix(input_seeds(clean.inputs, self._noise.seed) + mix(numbers + 1))
-        return self._noise.perturb_seeded(clean.probabilities, seeds)
+        return self._noise.perturb_seeded(clean.probabilities, seeds.to(clean.probabilities.device))
+
+    def facts(self) -> dict[str, Any]:
+        """Queries of each account so far."""
+        return {"asked": dict(self._asked)}
+
+    def adopt(self, facts: Mapping[str, Any]) -> None:
+        """Go on counting from saved numbers."""
+        self._asked = Counter(facts["asked"])

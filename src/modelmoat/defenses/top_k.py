@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from modelmoat.core.errors import OptionError, require
-from modelmoat.defenses.base import DEFENSES, Defense
+from modelmoat.core.errors import require
+from modelmoat.defenses.base import DEFENSES, Defense, Preparation
+from modelmoat.victims import Responder
 
 
 @DEFENSES.register("top_k")
@@ -31,15 +32,20 @@ class TopK(Defense):
     def __post_init__(self) -> None:
         require(self.k >= 1, f"top_k:k={self.k}: expected at least 1")
 
+    def prepare(self, preparation: Preparation) -> Responder:
+        """Ready as it is; raises `OptionError` where the victim has fewer than k classes."""
+        self._check(preparation.predictor.num_classes)
+        return self
+
     def perturb(self, probabilities: Tensor) -> Tensor:
         """Rows with k entries; raises `OptionError` where the victim has fewer than k classes."""
-        if self.k > probabilities.shape[1]:
-            raise OptionError(
-                f"top_k:k={self.k}: the victim has {probabilities.shape[1]} classes; expected at most that many"
-            )
+        self._check(probabilities.shape[1])
         top = probabilities.argmax(dim=1, keepdim=True)
         marked = probabilities.scatter_add(1, top, torch.ones_like(probabilities[:, :1]))  # equal entries: argmax stays
         rows = torch.zeros_like(probabilities)
         chosen = marked.topk(self.k, dim=1).indices
         rows.scatter_(1, chosen, probabilities.gather(1, chosen))
         return rows / rows.sum(dim=1, keepdim=True)
+
+    def _check(self, classes: int) -> None:
+        require(self.k <= classes, f"top_k:k={self.k}: the victim has {classes} classes; expected at most that many")

@@ -1,0 +1,189 @@
+"""Defenses that hold tensors or networks: prepared once, saved as plain tensors, restored without training."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from modelmoat.core.errors import ModelError
+from modelmoat.defenses._checks import checked
+from modelmoat.defenses.base import Defense, Preparation
+from modelmoat.models import Predictor
+from modelmoat.victims import CleanAnswers, Responder
+
+FACTS = "_extra_state"  # where torch keeps what is not a parameter or a buffer
+_MOST_ROWS = 1024
+_MOST_VALUES = 1 << 22
+
+
+class PreparedModule(nn.Module):
+    """A ready defense as a module: tensors in ``state_dict``, the rest as JSON in one uint8 tensor beside them.
+
+    A subclass implements :meth:`forward` in plain tensor code. Inputs reach it in batches that fit in memory, on the
+    module's device.
+
+    Args:
+        method: the defense and its parameters.
+        predictor: the victim that it answers for.
+    """
+
+    def __init__(self, method: Defense, predictor: Predictor) -> None:
+        super().__init__()
+        self.method = method
+        self.victim = predictor.digest
+        self.num_classes = predictor.num_classes
+
+    @property
+    def spec(self) -> str:
+        """How the defense is written on the command line."""
+        return self.method.spec
+
+    @property
+    def stateful(self) -> bool:
+        """Whether an answer depends on earlier queries."""
+        return self.method.stateful
+
+    def forward(self, probabilities: Tensor, inputs: Tensor) -> Tensor:
+        """Served rows of float32 rows [N, K] and inputs [N, C, H, W]."""
+        raise NotImplementedError
+
+    def respond(self, clean: CleanAnswers) -> Tensor:
+        """Served rows, float32 [N, K], on the simplex; raises as `checked` does."""
+        clean = checked(clean, self.spec, num_classes=self.num_classes)
+        where = clean.probabilities.device
+        own = next(chain(self.parameters(), self.buffers()), clean.probabilities)
+        size = _batch_size(clean.inputs)
+        served = []
+        with torch.no_grad():
+            for y, inputs in zip(clean.probabilities.split(size), clean.inputs.split(size), strict=True):
+                x = inputs.to(own.device, torch.float32)
+                x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+                served.append(self.forward(y.to(own.device), x).to(where))
+        return torch.cat(served)
+
+    def ready(self, device: str) -> Self:
+        """Frozen, in eval mode, on ``device`` and channels last, as everywhere."""
+        self.to(device).eval().requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values that are saved beside the tensors; what `PreparableDefense.skeleton` needs."""
+        return {}
+
+    def adopt(self, facts: Mapping[str, Any]) -> None:
+        """Take over saved facts, where they are more than the skeleton was built from."""
+
+    def get_extra_state(self) -> Tensor:
+        """All facts as UTF-8 bytes."""
+        own = {"spec": self.spec, "victim": self.victim, "classes": self.num_classes}
+        return torch.frombuffer(
+            bytearray(json.dumps({**self.facts(), **own}, sort_keys=True).encode()), dtype=torch.uint8
+        )
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Check that the state is of this defense and victim, then take over its facts."""
+        facts = read_facts({FACTS: state}, self.spec)
+        _check_facts(facts, self.spec, self.victim, self.num_classes)
+        self.adopt(facts)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PreparableDefense(Defense):
+    """A defense that must be prepared: :meth:`prepare` gives a `PreparedModule`, :meth:`restore` the same one later."""
+
+    @abstractmethod
+    def skeleton(self, predictor: Predictor, facts: Mapping[str, Any]) -> PreparedModule:
+        """The module with tensors of the right shapes and any values, from what :meth:`PreparedModule.facts` said."""
+
+    @abstractmethod
+    def prepare(self, preparation: Preparation) -> PreparedModule:
+        """The ready defense."""
+
+    def restore(self, predictor: Predictor, tensors: Mapping[str, Tensor], *, device: str = "cpu") -> PreparedModule:
+        """The ready defense as it was when ``tensors`` were saved; nothing is trained and no images are needed.
+
+        Raises:
+            ModelError: tensors of another defense, of other parameters or of another victim, or tensors missing.
+        """
+        return restore_module(self, self.skeleton, predictor, tensors, device)
+
+
+def restore_module(
+    method: Defense,
+    skeleton: Callable[[Predictor, Mapping[str, Any]], PreparedModule],
+    predictor: Predictor,
+    tensors: Mapping[str, Tensor],
+    device: str,
+) -> PreparedModule:
+    """Build the skeleton from saved facts and load the tensors into it; raises `ModelError` where they do not fit."""
+    facts = read_facts(tensors, method.spec)
+    _check_facts(facts, method.spec, predictor.digest, predictor.num_classes)
+    module = skeleton(predictor, facts)
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"saved state does not fit defense '{method.spec}': {detail}; fix: prepare it again"
+        ) from error
+    return module.ready(device)
+
+
+def saved_state(responder: Responder) -> dict[str, Tensor]:
+    """All that a ready defense must be given back by `Defense.restore`, fit for a safetensors file.
+
+    Empty for methods that keep nothing.
+
+    Raises:
+        ModelError: a responder that is neither a method without state nor a module.
+
+    >>> from modelmoat.defenses import parse_defense
+    >>> saved_state(parse_defense("rounding"))
+    {}
+    """
+    if isinstance(responder, Defense):
+        return {}
+    if not isinstance(responder, nn.Module):
+        raise ModelError(
+            f"defense '{responder.spec}' cannot be saved: {type(responder).__name__} keeps its state outside of tensors; "
+            "fix: make it a PreparedModule"
+        )
+    tensors = responder.state_dict().items()
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors}
+
+
+def read_facts(tensors: Mapping[str, Tensor], spec: str) -> dict[str, Any]:
+    """The JSON values saved beside tensors; raises `ModelError` where there are none."""
+    try:
+        facts = json.loads(bytes(tensors[FACTS].cpu().numpy()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"these {len(tensors)} tensors are no saved state of a defense (no readable '{FACTS}'); "
+            f"fix: prepare '{spec}' again and keep all of saved_state()"
+        ) from error
+    if not isinstance(facts, dict):
+        raise ModelError(f"'{FACTS}' holds {type(facts).__name__}, expected a JSON object; fix: prepare '{spec}' again")
+    return facts
+
+
+def _check_facts(facts: Mapping[str, Any], spec: str, victim: str, num_classes: int) -> None:
+    expected = {"spec": spec, "victim": victim, "classes": num_classes}
+    for name, value in expected.items():
+        if facts.get(name) != value:
+            words = {"spec": "defense", "victim": "victim with digest", "classes": "number of classes"}[name]
+            raise ModelError(
+                f"saved state is of {words} '{facts.get(name)}', not '{value}'; fix: restore it as the defense and for the "
+                "victim that it was saved with, or prepare it again"
+            )
+
+
+def _batch_size(inputs: Tensor) -> int:
+    return max(1, min(_MOST_ROWS, _MOST_VALUES // max(1, inputs[0].numel())))
