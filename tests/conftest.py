@@ -49,4 +49,4 @@ def quick_assessments(_loaded: tuple[Callable, Callable], monkeypatch: pytest.Mo
     monkeypatch.setattr("modelmoat.assessment.scene.load_splits", _loaded[1])
     monkeypatch.setattr("modelmoat.assessment.utility._TIMED_REPEATS", 1)
     monkeypatch.setattr("modelmoat.assessment.utility._TIMED_BATCH", 16)
-    monkeypatch.setattr("modelmoat.attacks.jacobian._ROUND_STEPS", 5)
+    monkeypatch.setattr("modelmoat.attacks._jacobian._ROUND_STEPS", 5)

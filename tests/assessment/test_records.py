@@ -83,13 +83,17 @@ def test_clones_are_not_kept_unless_asked(run: Callable[..., list[Record]], tmp_
 
 
 @pytest.mark.parametrize(("output", "kind"), [("top3", "top-k"), ("label", "label")])
-def test_what_leaves_the_victim_is_what_is_measured(output: str, kind: str, run: Callable[..., list[Record]]) -> None:
+def test_the_output_format_is_not_charged_to_the_defense(
+    output: str, kind: str, run: Callable[..., list[Record]]
+) -> None:
     from modelmoat.victims import OutputFormat
 
-    (record,) = run(output=OutputFormat.parse(output), budgets=(10,))
-    assert record.output_kind == kind
-    assert record.mean_l1 > 0
-    assert record.top1_changed == 0
+    defenses = (create_defense("none"), create_defense("top_k", k=3))
+    undefended, same = run(output=OutputFormat.parse(output), budgets=(10,), defenses=defenses)
+    assert undefended.output_kind == same.output_kind == kind
+    assert undefended.mean_l1 == undefended.top1_changed == 0
+    assert undefended.calibration_error == undefended.defended_calibration_error
+    assert (same.mean_l1 > 0) == (kind == "top-k"), "three classes of ten, renormalized: the same label"
 
 
 def test_the_folder_says_how_the_run_was_made(

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 from torch import Tensor
 
+from modelmoat.assessment import assess
 from modelmoat.attacks import create_attack
 from modelmoat.core.errors import RunError
 from modelmoat.core.records import RECORDS_FILE, Record, read_records
-from modelmoat.core.runs import RUN_FILE
-from modelmoat.defenses import create_defense
+from modelmoat.core.runs import RUN_FILE, read_run
+from modelmoat.defenses import create_defense, parse_defense
 from modelmoat.training import FitSettings
 from modelmoat.victims import OutputFormat
 from modelmoat.victims.journal import read_journal
@@ -103,7 +105,10 @@ def test_a_smaller_grid_returns_its_own_cells(run: Run, tmp_path: Path) -> None:
         ({"output": OutputFormat("label")}, "output was 'probabilities' and is now 'label'"),
         ({"clone_arch": "resnet8"}, "clone_arch was None and is now 'resnet8'"),
         ({"clone_fit": FitSettings(epochs=2, min_steps=5, lr=0.05, precision="float32")}, r"epochs was 1 and is now 2"),
-        ({"data": "digits,pool=0.4"}, "data was None and is now 'digits,pool=0.4'"),
+        (
+            {"data": "digits,pool=0.4", "data_seed": 1, "drop_overlap": True},
+            "data was None and is now 'digits,pool=0.4'",
+        ),
     ],
 )
 def test_another_setting_is_refused_with_what_changed(changes: dict, words: str, run: Run, tmp_path: Path) -> None:
@@ -114,10 +119,43 @@ def test_another_setting_is_refused_with_what_changed(changes: dict, words: str,
     assert (tmp_path / "run" / RUN_FILE).read_bytes() == before
 
 
-def test_the_same_victim_by_another_name_is_refused_by_its_name(run: Run, tiny_victim: Path) -> None:
-    run(budgets=(10,))
-    with pytest.raises(RunError, match=rf"victim was '{tiny_victim}' and is now '{tiny_victim}/'"):
-        run(budgets=(10,), victim=f"{tiny_victim}/")
+def test_the_same_victim_by_another_name_is_the_same_victim(run: Run, tiny_victim: Path, asked: list[Tensor]) -> None:
+    (record,) = run(budgets=(10,))
+    assert run(budgets=(10,), victim=f"{tiny_victim}/", data="digits,pool=0.4") == [record]
+    assert len(asked) == 10
+
+
+def test_the_page_says_what_all_runs_of_a_folder_asked_for(run: Run, spec: Callable, tmp_path: Path) -> None:
+    for command, budgets in ((["first"], (10, 25)), (["second"], (10,)), (["first"], (10, 25))):
+        assess(spec(budgets=budgets, seeds=(len(budgets) - 1,)), tmp_path / "run", command=command)
+    info = read_run(tmp_path / "run")
+    assert info is not None
+    assert info.commands == [["first"], ["second"]]
+    assert (info.spec["budgets"], info.spec["seeds"]) == ([10, 25], [1, 0])
+    assert info.created <= info.updated
+
+
+def test_clones_can_be_kept_after_the_fact(run: Run, asked: list[Tensor], tmp_path: Path) -> None:
+    records = run()
+    assert run(keep_clones=True) == records == read_records(tmp_path / "run")
+    assert len(asked) == 25
+    assert all((tmp_path / "run" / "clones" / record.cell / "model.json").is_file() for record in records)
+
+
+@pytest.mark.parametrize("defense", ["modelguard_s:epsilon=0.05", "random_noise:repeats=fresh"])
+def test_a_stateful_defense_answers_the_same_stream_whatever_is_measured_on_the_way(
+    defense: str, run: Run, tmp_path: Path
+) -> None:
+    defenses = (parse_defense(defense),)
+    ways = {"at once": [(40,)], "on the way": [(10, 40)], "one by one": [(10,), (20,), (40,)]}
+    journals = []
+    for name, runs in ways.items():
+        for budgets in runs:
+            run(out=tmp_path / name, budgets=budgets, defenses=defenses)
+        (path,) = (tmp_path / name / "journals").iterdir()
+        journals.append(torch.cat([frame.rows for frame in read_journal(path)[1]]))
+    torch.testing.assert_close(journals[0], journals[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(journals[0], journals[2], atol=1e-5, rtol=0)
 
 
 def test_a_second_process_is_refused_and_the_first_goes_on(run: Run, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Steal:
 
 @pytest.fixture(autouse=True)
 def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelmoat.attacks.jacobian._ROUND_STEPS", 5)
+    monkeypatch.setattr("modelmoat.attacks._jacobian._ROUND_STEPS", 5)
 
 
 @pytest.fixture(scope="session")

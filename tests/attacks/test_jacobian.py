@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modelmoat.attacks import create_attack
-from modelmoat.attacks.jacobian import JacobianAttack
+from modelmoat.attacks._jacobian import JacobianAttack
 from modelmoat.core.errors import OptionError
 from modelmoat.data import ImageSet
 from modelmoat.models import Classifier, Network

@@ -39,7 +39,10 @@ Refused = Callable[..., str]
         (["--pool", "folder:none"], ["none", "fix"]),
         (["--pool", "parquet:none"], ["none", "fix"]),
         (["--pool", "photo-patches,n=40"], ["3x32x32", "1x8x8", "fix: --pool photo-patches,n=40,grey,size=8"]),
-        (["--pool", "digits"], ["shares 144 of its 1,438 images", "--drop-overlap"]),
+        (
+            ["--pool", "digits"],
+            ["of 1,438, 144 with its validation images, 719 with its train images", "--drop-overlap"],
+        ),
         (["--pool", "digits,split=test", "--drop-overlap"], ["every image is in the victim's data", "fix"]),
         (["--data", "digits,size=16"], ["8, 8", "16, 16", "fix"]),
         (["--data", "photo-patches,grey,size=8,n=40"], ["10 classes", "has 2", "fix"]),
@@ -67,19 +70,19 @@ Refused = Callable[..., str]
         (["--fail-above", "fidelity"], ["--fail-above fidelity", "METRIC=LIMIT"]),
         (["--fail-above", ""], ["--fail-above", "METRIC=LIMIT"]),
         (["--fail-above", "fidelty=0.8"], ["fidelty=0.8", "did you mean 'fidelity'?"]),
-        (["--fail-above", "fidelity=high"], ["fidelity=high", "[0, 1]", "fidelity=0.8"]),
-        (["--fail-above", "fidelity=80"], ["fidelity=80", "[0, 1]"]),
-        (["--fail-above", "fidelity=nan"], ["fidelity=nan", "[0, 1]"]),
+        (["--fail-above", "fidelity=high"], ["fidelity=high", "0 to 1", "fidelity=0.8"]),
+        (["--fail-above", "fidelity=80"], ["fidelity=80", "0 to 1"]),
+        (["--fail-above", "fidelity=nan"], ["fidelity=nan", "0 to 1"]),
         (["--clone-arch", "resnet9"], ["unknown architecture 'resnet9'", "did you mean 'resnet"]),
         (["--clone-arch", "lenet"], ["'lenet' takes images of at least 12x12", "fix"]),
-        (["--clone-epochs", "0"], ["epochs=0", "at least 1"]),
-        (["--clone-min-steps", "-1"], ["min_steps=-1", "0 or more"]),
-        (["--clone-lr", "0"], ["lr=0.0", "positive"]),
-        (["--clone-lr", "nan"], ["lr=nan", "positive"]),
-        (["--batch-size", "0"], ["batch_size=0", "at least 1"]),
-        (["--precision", "float16"], ["precision=float16", "auto, float32, bfloat16"]),
-        (["--price", "inf"], ["price_per_1000=inf", "0 or more"]),
-        (["--target", "70"], ["target_fidelity=70.0", "(0, 1]"]),
+        (["--clone-epochs", "0"], ["--clone-epochs 0", "at least 1"]),
+        (["--clone-min-steps", "-1"], ["--clone-min-steps -1", "0 or more"]),
+        (["--clone-lr", "0"], ["--clone-lr 0.0", "positive"]),
+        (["--clone-lr", "nan"], ["--clone-lr nan", "positive"]),
+        (["--batch-size", "0"], ["--batch-size 0", "at least 1"]),
+        (["--precision", "float16"], ["--precision float16", "auto, float32, bfloat16"]),
+        (["--price", "inf"], ["--price inf", "0 or more"]),
+        (["--target", "70"], ["--target 70.0", "(0, 1]"]),
     ],
     ids=" ".join,
 )
@@ -172,7 +175,7 @@ def test_an_out_folder_that_is_a_file(tmp_path: Path, refused: Refused, modelmoa
     refused("--out", tmp_path / "file" / "run", words=("Not a directory", "choose another folder"))
     done = modelmoat("train", "standard", "--data", "digits", "--arch", "small_cnn", "--out", tmp_path / "file")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-    assert "File exists" in done.err
+    assert "fix: a file of that name is in the way, choose another folder" in done.err
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -241,7 +244,7 @@ def test_wrong_words_after_train_list_and_report(modelmoat: Callable, tmp_path: 
         ("at least 12x12, got 8x8", "train", "standard", "--data", "digits", "--arch", "lenet", *out),
         ("unknown data source 'd'", "train", "standard", "--data", "d", "--arch", "lenet", *out),
         (
-            "augment=flip: expected",
+            "--augment flip: expected",
             "train",
             "standard",
             "--data",
@@ -252,7 +255,7 @@ def test_wrong_words_after_train_list_and_report(modelmoat: Callable, tmp_path: 
             "flip",
             *out,
         ),
-        ("epochs=0: expected", "train", "standard", "--data", "digits", "--arch", "small_cnn", "--epochs", 0, *out),
+        ("--epochs 0: expected", "train", "standard", "--data", "digits", "--arch", "small_cnn", "--epochs", 0, *out),
         (
             "--device tpu: expected",
             "train",

@@ -15,6 +15,7 @@ from modelmoat.core.files import (
     atomic_path,
     canonical_json,
     digest_of,
+    disk_errors,
     read_lines,
     write_text,
 )
@@ -80,6 +81,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, limit_file_size: LimitF
         write_text(path, "x" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "choose a folder that you may write to"),
+        (errno.EPERM, "choose a folder that you may write to"),
+        (errno.EROFS, "choose a folder that you may write to"),
+        (errno.EEXIST, "a file of that name is in the way, choose another folder"),
+        (errno.ENOTDIR, "a file of that name is in the way, choose another folder"),
+        (errno.EISDIR, "a file of that name is in the way, choose another folder"),
+        (errno.EIO, "free some space or choose another folder"),
+        (None, "free some space or choose another folder"),
+    ],
+)
+def test_the_fix_fits_the_error(tmp_path: Path, number: int | None, fix: str) -> None:
+    error = OSError("odd") if number is None else OSError(number, os.strerror(number))
+    with pytest.raises(RunError, match=f"cannot write .*; fix: {fix}"), disk_errors(tmp_path):
+        raise error
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:

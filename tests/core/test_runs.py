@@ -16,10 +16,11 @@ from modelmoat.core.runs import RUN_FILE, RunInfo, machine, now, package_version
 
 def info() -> RunInfo:
     return RunInfo(
-        command=["modelmoat", "assess", "x y"],
+        commands=[["modelmoat", "assess", "x y"]],
         spec={"budgets": [10, 20], "defense": None},
         spec_digest="0123",
         created=now(),
+        updated=now(),
         package_version="0",
         versions=package_versions(),
         machine=machine({"threads": 1}),
@@ -37,7 +38,7 @@ def test_a_run_page_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
 
 
-@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"surprise": 1}, {"command": "text"}])
+@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"surprise": 1}, {"commands": "text"}])
 def test_a_page_of_another_version_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     (tmp_path / RUN_FILE).write_text(json.dumps(info().model_dump() | changes))
     with pytest.raises(RunError, match=r"run\.json is not a run page of this version: .*fix: use another --out folder"):

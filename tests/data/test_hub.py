@@ -38,7 +38,9 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
 @pytest.fixture
 def stored(tmp_path: Path, write_parquet: Callable[..., Path], random_pixels: Callable) -> Path:
     for name, count in (("train-0.parquet", 12), ("test-0.parquet", 5), ("0000.parquet", 10)):
-        write_parquet(tmp_path / name, list(random_pixels(count, 4, 4)), [0, 1, 2] * (count // 3) + [0] * (count % 3))
+        write_parquet(
+            tmp_path / name, list(random_pixels(count, 4, 4, seed=count)), [0, 1, 2] * (count // 3) + [0] * (count % 3)
+        )
     return tmp_path
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from modelmoat.core.errors import DataError, OptionError
 from modelmoat.data import ImageSet, load, load_splits, overlap
 
+DRAWN = ["0a99c86896785d3f", "9e8526b5e5911bd6", "a6386c946edc2f1c", "373b23d7ef4ca150"]  # as first released
+
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -111,6 +113,61 @@ def test_a_published_test_set_is_kept_as_it_is(tmp_path: Path, random_pixels: Ca
     assert splits.test.digest == load_splits(f"npz:{path}", seed=4).test.digest
     with pytest.raises(OptionError, match=r"test=0.3.*own test set.*fix"):
         load(f"npz:{path},test=0.3")
+
+
+@pytest.fixture
+def leaky(tmp_path: Path, random_pixels: Callable) -> tuple[Path, Path]:
+    """A set with its own test set, and the same with three test images and a twin among 1,003 training images."""
+    train, test = random_pixels(1000, 4, 4), random_pixels(10, 4, 4, seed=1)
+    labels = {"y_test": np.arange(10) % 2, "x_test": test}
+    np.savez(tmp_path / "clean.npz", x_train=train, y_train=np.arange(1000) % 2, **labels)
+    mixed = np.concatenate([test[:2], train[:500], test[:1], train[500:]])
+    np.savez(tmp_path / "leaky.npz", x_train=mixed, y_train=np.arange(1003) % 2, **labels)
+    return tmp_path / "clean.npz", tmp_path / "leaky.npz"
+
+
+@pytest.mark.parametrize("limit", ["1KB", "1GB"])
+def test_training_images_that_are_published_test_images_are_left_out(
+    leaky: tuple[Path, Path], limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELMOAT_MEMORY_LIMIT", limit)
+    clean, path = leaky
+    with pytest.warns(UserWarning, match="are left out") as caught:
+        splits = load_splits(f"npz:{path},pool=0.3,subset=50", seed=5)
+    assert [str(item.message) for item in caught] == [
+        f"npz:{path}: 3 of 1,003 training images are also test images; they are left out"
+    ]
+    assert splits.pool is not None
+    assert splits.test.digest == load(f"npz:{clean},split=test").digest
+    assert (len(splits.train), len(splits.validation), len(splits.pool)) == (50, 100, 300)
+    for part in (splits.train, splits.validation, splits.pool):
+        assert not overlap(part, splits.test).any()
+        assert part.mapped == (limit == "1KB")
+        with pytest.warns(UserWarning, match="3 of 1,003"):
+            assert load(part.reference, seed=5).digest == part.digest
+    with pytest.warns(UserWarning, match="3 of 1,003"):
+        everything = load(f"npz:{path}")
+    assert torch.equal(everything.images, load(f"npz:{clean}").images)
+    assert everything.labels[:3].tolist() == [0, 1, 0]
+    assert len(load(f"npz:{path},split=test")) == 10  # no warning: nothing is left out there
+
+
+def test_a_set_of_which_nothing_is_left_is_refused(tmp_path: Path, random_pixels: Callable) -> None:
+    same, labels = random_pixels(9, 4, 4), np.arange(9) % 2
+    np.savez(tmp_path / "a.npz", x_train=same, y_train=labels, x_test=same, y_test=labels)
+    for split in ("all", "train"):
+        with (
+            pytest.warns(UserWarning, match="9 of 9 training images"),
+            pytest.raises(DataError, match=rf"split={split} .* has no rows: 0 images"),
+        ):
+            load(f"npz:{tmp_path / 'a.npz'},split={split}")
+
+
+def test_sets_without_shared_images_are_drawn_as_ever(leaky: tuple[Path, Path]) -> None:
+    splits = load_splits(f"npz:{leaky[0]},pool=0.3", seed=5)
+    assert splits.pool is not None
+    digests = [part.digest for part in (splits.train, splits.validation, splits.pool, load(f"npz:{leaky[0]}"))]
+    assert digests == DRAWN
 
 
 def test_labels_follow_their_images(archive: Path) -> None:

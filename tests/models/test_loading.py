@@ -51,6 +51,9 @@ def test_artifact_for_other_images(artifact):
         ("runs/victm", "did you mean 'runs/victim'"),
         ("rusn/victim", "did you mean 'runs'"),
         ("nothing-like-it", "Possible: an artifact folder"),
+        ("nothing-like-it", r"FILE\.pt2 .*--allow-pickle.*python:module:function, timm:NAME, or replay:FILE"),
+        ("", "model '': the reference is empty. Possible: an artifact folder"),
+        (" ,input=1x8x8", "the reference is empty. Possible"),
         ("runs/victim/model.safetensors", "give its folder, 'runs/victim'"),
         ("notes.txt", "no model file by its ending '.txt'"),
     ],
@@ -85,6 +88,11 @@ def test_wrong_options(artifact, options, words):
 def test_http_is_said_to_be_missing(reference):
     with pytest.raises(ModelError, match="not available in this version"):
         load_model(reference)
+
+
+def test_recorded_answers_are_a_victim():
+    with pytest.raises(ModelError, match=r"fix: use load_predictor"):
+        load_model("replay:a.npz")
 
 
 class Tiny(nn.Sequential):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modelmoat.core.errors import RunError, UnknownReference
+from modelmoat.core.locks import LOCK_FILE, locked
 from modelmoat.core.seeds import derive
 from modelmoat.data import Splits, load_splits
 from modelmoat.models import ModelCard, create_network, load_artifact, load_model
@@ -54,7 +55,7 @@ def kill_at(step: int) -> Callable[[int, int, str], None]:
 
 
 def files(job: TrainingJob) -> list[str]:
-    return sorted(path.name for path in job.directory.glob("*"))
+    return sorted(path.name for path in job.directory.glob("*") if path.name != LOCK_FILE)
 
 
 def test_an_artifact_is_as_accurate_as_its_card_says(make_job: MakeJob, splits: Splits) -> None:
@@ -170,9 +171,33 @@ def test_another_training_in_the_same_folder_is_refused(make_job: MakeJob, chang
     assert {path.name: path.read_bytes() for path in job.directory.iterdir()} == before
 
 
+def test_two_trainings_in_one_folder_are_refused(make_job: MakeJob) -> None:
+    job = make_job()
+    with locked(job.directory), pytest.raises(RunError, match=r"victim is in use by another .*; fix: wait for it"):
+        train(job)
+    assert files(job) == []
+
+    def second(done: int, total: int, words: str) -> None:
+        with pytest.raises(RunError, match="in use by another"):
+            train(replace(job, progress=None))
+
+    train(replace(job, progress=second))
+    assert files(job) == ["model.json", "model.safetensors"]
+    with locked(job.directory):
+        train(job)  # a finished one is only read
+
+
+def test_a_file_in_the_way_is_named(make_job: MakeJob) -> None:
+    job = make_job()
+    job.directory.write_text("mine")
+    with pytest.raises(RunError, match=r"victim is a file, not a folder; fix: choose another"):
+        train(job)
+    assert job.directory.read_text() == "mine"
+
+
 def test_a_diverged_training_leaves_no_victim(make_job: MakeJob) -> None:
     job = make_job(fit=replace(FIT, lr=1e30, warmup=0.0))
-    with pytest.raises(TrainingDiverged, match="--lr"):
+    with pytest.raises(TrainingDiverged, match="fix: lower the learning rate, or train in float32"):
         train(job)
     assert not (job.directory / "model.json").exists()
 

@@ -113,16 +113,8 @@ def _plausible(defense: str, attack: str, budget: int, seed: int) -> Record:
 def make_info(**changes: Any) -> RunInfo:
     """The run page that goes with the records."""
     values: dict[str, Any] = {
-        "command": [
-            "modelmoat",
-            "assess",
-            "digits-cnn",
-            "--data",
-            "digits",
-            "--attack",
-            "knockoff",
-            "--attack",
-            "jbda",
+        "commands": [
+            ["modelmoat", "assess", "digits-cnn", "--data", "digits", "--attack", "knockoff", "--attack", "jbda"]
         ],
         "spec": {
             "victim": "digits-cnn",
@@ -134,6 +126,7 @@ def make_info(**changes: Any) -> RunInfo:
         },
         "spec_digest": "9f8e7d6c5b4a3921",
         "created": "2026-01-02T03:04:05+00:00",
+        "updated": "2026-01-02T03:04:05+00:00",
         "package_version": "0.1.0",
         "versions": {"python": "3.11.9", "torch": "2.11.0", "numpy": "2.1.0"},
         "machine": {"system": "Linux", "processor": "x86_64", "cores": 4},

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from modelmoat.report import actions, caveats, headline, summarize, verdict
 from modelmoat.report.advice import limit_per_account, slowdown_phrase
 from modelmoat.report.caution import limits
@@ -40,6 +42,50 @@ def test_query_limit_without_a_crossing(make: Any) -> None:
     assert limit_per_account(high) is None
     assert headline(high) == "At most 100 queries get an attacker most of this model"
     assert "smaller budgets" in actions(high)[1]
+
+
+@pytest.mark.parametrize("defended", [0.3, 0.9])
+def test_where_no_defense_is_needed_none_is_recommended(make: Any, defended: float) -> None:
+    rows = [*make.curve({100: 0.4, 1000: 0.5}), *make.curve({100: 0.2, 1000: defended}, defense="mad")]
+    summary = summarize(rows, 0.8)
+    assert verdict(summary)[-1] == (
+        "No defense is needed at these budgets: every tested clone of the undefended victim stays under your target of "
+        "80.0% within 1,000 queries."
+    )
+    assert "mad" not in " ".join([*verdict(summary), *actions(summary)[:2]])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "advised"), [(["label"], False), (["label", "probabilities"], True), (["top3"], True)]
+)
+def test_learning_from_labels_is_advised_where_more_than_labels_leaves(
+    make: Any, kinds: list[str], advised: bool
+) -> None:
+    rows = make.curve({1000: 0.9})
+    for kind in kinds:
+        rows += make.curve({1000: 0.7}, defense="mad", output_kind=kind)
+    assert any("knockoff:targets=label" in action for action in actions(summarize(rows, 0.8))) is advised
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.41, True), (0.6, False)])
+def test_a_weak_victim_is_said(make: Any, accuracy: float, said: bool) -> None:
+    text = " ".join(caveats(summarize(make.curve({1000: 0.9}, victim_accuracy=accuracy), 0.8)))
+    sentence = "right on only 41.0% of its test images; fidelity to a weak model says little."
+    assert (sentence in text) is said
+
+
+@pytest.mark.parametrize(("budget", "said"), [(99, True), (100, False)])
+def test_a_short_run_is_said(make: Any, budget: int, said: bool) -> None:
+    text = " ".join(caveats(summarize(make.curve({10: 0.1, budget: 0.9}), 0.8)))
+    assert ("Nothing was measured past 99 queries; a patient attacker sends more." in text) is said
+
+
+def test_an_interval_of_the_undefended_victim_that_reaches_the_target_is_said(make: Any) -> None:
+    rows = make.curve({1000: 0.74}) + make.curve({1000: 0.78}, seed=1)
+    rows += make.curve({1000: 0.7}, defense="mad") + make.curve({1000: 0.78}, defense="mad", seed=1)
+    text = " ".join(caveats(summarize(rows, 0.8)))
+    assert "The 95% interval of undefended, knockoff (76.0% ± 25.4) reaches your target of 80.0%" in text
+    assert "mad" not in text
 
 
 def test_no_defense_holds(make: Any) -> None:

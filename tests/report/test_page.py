@@ -116,7 +116,7 @@ def test_hostile_names_stay_text(make: Any, tmp_path: Path) -> None:
         make,
         tmp_path,
         [row.model_copy(update=hostile) for row in records],
-        command=["modelmoat", HOSTILE],
+        commands=[["modelmoat", HOSTILE], [HOSTILE]],
         spec={HOSTILE: {HOSTILE: [HOSTILE, None]}},
         hashes={HOSTILE: HOSTILE},
         machine={HOSTILE: HOSTILE},
@@ -125,6 +125,32 @@ def test_hostile_names_stay_text(make: Any, tmp_path: Path) -> None:
     assert page.tags.count("script") == 1
     assert "<script>alert" not in html
     assert "alert(1)" in page.text
+
+
+def test_every_command_is_shown_oldest_first(make: Any, tmp_path: Path) -> None:
+    commands = [["modelmoat", "assess", "my victim"], ["modelmoat", "assess", "b"], ["modelmoat", "assess", "a"]]
+    html = _write(make, tmp_path, make.curve({100: 0.5, 1000: 0.9}), commands=commands)
+    assert re.findall(r"<div class=\"command\" data-copy><pre><code>(.*?)</code>", html) == [
+        "modelmoat assess &#39;my victim&#39;",
+        "modelmoat assess b",
+        "modelmoat assess a",
+    ]
+    assert "This folder was written by 3 commands" in html
+
+
+def test_one_command_is_not_counted(html: str) -> None:
+    assert html.count("data-copy>") == 1
+    assert "This folder was written by" not in html
+
+
+def test_where_no_defense_is_needed_none_is_recommended(make: Any, tmp_path: Path) -> None:
+    records = [*make.curve({100: 0.4, 1000: 0.5}), *make.curve({100: 0.3, 1000: 0.4}, defense="mad")]
+    numbers = _write(make, tmp_path, records).split('<ul class="numbers">')[1].split("</ul>")[0]
+    assert "Defense needed to stay under 80.0%" in numbers
+    assert "None at these budgets" in numbers
+    assert "Without any, the best clone agrees on 50.0% within 1,000 queries." in numbers
+    assert "mad" not in numbers
+    assert "Cheapest" not in numbers
 
 
 def test_names_that_matplotlib_cannot_measure(make: Any, tmp_path: Path) -> None:

@@ -92,15 +92,63 @@ def test_a_journal_cut_anywhere_before_its_first_whole_frame_is_empty(tmp_path: 
             assert path.read_bytes() == raw
 
 
-def test_a_flipped_byte_anywhere_in_the_last_frame_drops_it(tmp_path: Path) -> None:
+def refused(path: Path, raw: bytes, at: int) -> None:
+    path.write_bytes(raw)
+    words = (
+        rf"a\.journal is damaged: the batch at byte {at:,} of {len(raw):,} .*; fix: move the file away .* or restore"
+    )
+    with pytest.raises(RunError, match=words):
+        Journal(path, OWNER)
+    assert path.read_bytes() == raw
+
+
+def test_a_flipped_byte_before_the_last_frame_is_refused_and_nothing_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    first, second, _ = written(path)
+    raw = path.read_bytes()
+    start = raw.index(b"\n") + 1
+    for place in range(start, second):
+        at = start if place < first else first
+        refused(path, raw[:place] + bytes([raw[place] ^ 0x41]) + raw[place + 1 :], at)
+
+
+def test_a_last_frame_that_is_damaged_up_to_the_end_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
     _, before, end = written(path)
     raw = path.read_bytes()
-    for place in range(before, end):
+    for place in (before, before + 12, before + 16, end - 1):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x41]) + raw[place + 1 :])
         with pytest.warns(UserWarning, match="dropped and asked again"):
             assert_equal(Journal(path, OWNER).frames, FRAMES[:2])
         assert path.stat().st_size == before
+
+
+def test_a_frame_followed_by_something_else_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    _, _, end = written(path)
+    raw = path.read_bytes()
+    refused(path, raw + b"MMJ1" + b"\0" * 8 + b"\1" * 20, end)
+    refused(path, raw[:-1] + b"\xaa" + b"tail", end - 16 - 2 * (16 + 12))
+
+
+@pytest.mark.parametrize("kept", [0, 4, 16, 20, 70])
+def test_zeros_that_a_crash_left_for_the_last_frame_are_dropped(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "a.journal"
+    _, before, end = written(path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: before + kept] + b"\0" * (end - before - kept))
+    with pytest.warns(UserWarning, match=rf"cut short \({end - before} bytes\)"):
+        assert_equal(Journal(path, OWNER).frames, FRAMES[:2])
+    assert path.read_bytes() == raw[:before]
+
+
+def test_a_first_write_that_a_crash_left_as_zeros_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    (end,) = written(path, FRAMES[:1])
+    path.write_bytes(b"\0" * end)
+    with pytest.warns(UserWarning, match=rf"cut short \({end} bytes\)"):
+        assert Journal(path, OWNER).frames == []
+    assert path.stat().st_size == 0
 
 
 @pytest.mark.parametrize("change", [{"victim": "bb"}, {"defense": "top_k:k=1"}, {"output": "label"}])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modelmoat.core.errors import DataError, InvalidAnswer, ModelmoatError, RunError, UnknownReference
+from modelmoat.data import load_splits
 from modelmoat.models import TorchPredictor, create_network
 from modelmoat.victims import Victim, load_predictor
 
@@ -45,11 +47,32 @@ def test_an_archive_answers_like_the_victim_it_recorded(tmp_path: Path, dtype: s
         Victim(replay).query(pixels[:, :, :4, :4])
 
 
+def test_the_documented_recording_answers_pool_and_test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "references.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    weights = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        scores = np.exp(images.reshape(len(images), -1) @ weights)
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    exec(compile(code, str(page), "exec"), {"predict": predict})  # noqa: S102 - our own page
+    victim = Victim(load_predictor("replay:answers.npz"))
+    splits = load_splits("digits,pool=0.4")
+    for part in (splits.pool, splits.test):
+        assert part is not None
+        answers = victim.serve(part.images).values.numpy()
+        np.testing.assert_allclose(answers, predict(part.images.numpy().astype(np.float32) / 255), atol=1e-5)
+
+
 def test_an_input_without_an_answer_is_refused(tmp_path: Path, predictor: Any, inputs: Tensor) -> None:
     record(tmp_path / "a.journal", predictor, inputs[:6])
     replay = load_predictor(f"replay:{tmp_path / 'a.journal'}")
     victim = Victim(replay)
-    with pytest.raises(DataError, match=r"a\.journal has no answer for 2 of 4 inputs \(it holds 6\); fix: record"):
+    with pytest.raises(
+        DataError, match=r"a\.journal has no answer for 2 of 4 inputs \(it holds 6\); fix: give an .npz .* test images"
+    ):
         victim.query(inputs[4:8])
     assert victim.ledger.sent == 0
 

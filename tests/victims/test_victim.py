@@ -71,7 +71,7 @@ def test_long_queries_are_cut_into_batches(predictor: Any, inputs: Tensor, monke
     [
         (torch.rand(2, 1, 2), r"inputs of shape \(2, 1, 2\): expected \[N, C, H, W\]"),
         (torch.rand(0, 1, 2, 2), r"inputs of shape \(0, 1, 2, 2\): expected .* at least one image"),
-        (torch.rand(2, 3, 2, 2), r"inputs of shape 3x2x2: the victim takes 1x2x2 .*fix: load the images with grey$"),
+        (torch.rand(2, 3, 2, 2), r"inputs of shape 3x2x2: the victim takes 1x2x2 .*fix: load data with grey$"),
         (torch.rand(2, 1, 4, 4), r"inputs of shape 1x4x4: .*with size=2$"),
         (torch.rand(2, 3, 4, 4), r"with grey,size=2$"),
         (torch.full((2, 1, 2, 2), 1.01), r"inputs from 1\.01 to 1\.01: expected pixels in \[0, 1\], or uint8"),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from modelmoat import __version__
 from modelmoat.assessment.scene import Scene
 from modelmoat.assessment.spec import AssessmentSpec
 from modelmoat.core.errors import RunError
-from modelmoat.core.files import digest_of, disk_errors
+from modelmoat.core.files import digest_of
+from modelmoat.core.locks import locked as locked
 from modelmoat.core.records import Record, append_record, read_records, write_parquet
 from modelmoat.core.runs import RunInfo, machine, now, package_versions, read_run, write_run
 
-LOCK_FILE = ".lock"
+_GRID = ("attacks", "defenses", "budgets", "seeds")
+_REFERENCES = {"victim": "victim", "pool": "pool", "drop_overlap": "pool", "data": "test", "data_seed": "test"}
+"""Parts of a specification that only name something, and the hash of what they name."""
 
 
 class RunFolder:
@@ -38,9 +38,10 @@ class RunFolder:
         self.path = path
         self.hashes = _hashes(scene)
         self._setting = digest_of({"setting": spec.setting(), "hashes": self.hashes})
-        self._check(read_run(path), spec)
+        earlier = read_run(path)
+        self._check(earlier, spec)
         self.records = read_records(path)
-        write_run(path, self._page(spec, command))
+        write_run(path, self._page(spec, command, earlier))
 
     def cell(self, defense: str, attack: str, budget: int, seed: int) -> str:
         """Hash of all that one record depends on."""
@@ -73,25 +74,22 @@ class RunFolder:
     def _check(self, earlier: RunInfo | None, spec: AssessmentSpec) -> None:
         if earlier is None or earlier.spec_digest == self._setting:
             return
-        before, today = _named(earlier.spec, earlier.hashes), _named(spec.setting(), self.hashes)
-        changed = [
-            f"{key} was {before.get(key)!r} and is now {value!r}"
-            for key, value in today.items()
-            if before.get(key) != value
-        ]
+        changed = _changes(_flat(earlier.spec), _flat(spec.described()), earlier.hashes, self.hashes)
         raise RunError(
             f"{self.path} holds a run with another setting: {'; '.join(changed) or 'an older version'}; "
             "fix: choose another --out folder, or run the same setting again"
         )
 
-    def _page(self, spec: AssessmentSpec, command: list[str]) -> RunInfo:
+    def _page(self, spec: AssessmentSpec, command: list[str], earlier: RunInfo | None) -> RunInfo:
         import torch
 
+        commands = earlier.commands if earlier else []
         return RunInfo(
-            command=command,
-            spec=spec.described(),
+            commands=commands if command in commands else [*commands, command],
+            spec=_joined(earlier.spec, spec.described()) if earlier else spec.described(),
             spec_digest=self._setting,
-            created=now(),
+            created=earlier.created if earlier else now(),
+            updated=now(),
             package_version=__version__,
             versions=package_versions(),
             machine=machine({"torch_threads": torch.get_num_threads(), "device": spec.device}),
@@ -101,37 +99,31 @@ class RunFolder:
         )
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; raises `RunError` when another holds it."""
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file, not a folder; fix: choose another --out folder")
-    with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / LOCK_FILE)
-    with disk_errors(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:  # an OSError too
-            raise RunError(
-                f"{path} is in use by another modelmoat process; fix: wait for it, or choose another --out folder"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _named(setting: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
-    """One flat table of a setting and of the hashes of what it was run on, by the words of a message."""
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification without its grid, as one flat table."""
     inner = {
         f"{key}.{name}": value
-        for key, inside in setting.items()
+        for key, inside in spec.items()
         if isinstance(inside, dict)
         for name, value in inside.items()
     }
-    plain = {key: value for key, value in setting.items() if not isinstance(value, dict)}
-    return {**plain, **inner, **{f"hash of {key}": value for key, value in hashes.items()}}
+    return {key: value for key, value in {**spec, **inner}.items() if key not in _GRID and not isinstance(value, dict)}
+
+
+def _changes(
+    before: Mapping[str, Any], today: Mapping[str, Any], old_hashes: Mapping[str, str], new_hashes: Mapping[str, str]
+) -> list[str]:
+    """What differs, in words; references count only where what they name differs."""
+    same = {named for named, hashed in _REFERENCES.items() if old_hashes.get(hashed) == new_hashes[hashed]}
+    pairs = {key: (before.get(key), value) for key, value in today.items() if key not in same}
+    pairs |= {f"hash of {key}": (old_hashes.get(key), value) for key, value in new_hashes.items()}
+    return [f"{key} was {old!r} and is now {new!r}" for key, (old, new) in pairs.items() if old != new]
+
+
+def _joined(earlier: Mapping[str, Any], today: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of one folder asked for together: lists are united, in their order."""
+    united = {key: list(dict.fromkeys([*earlier.get(key, []), *today[key]])) for key in _GRID}
+    return {**today, **united}
 
 
 def _hashes(scene: Scene) -> dict[str, str]:

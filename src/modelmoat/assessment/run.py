@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,8 +18,10 @@ from modelmoat.attacks import Attack, Theft, Thief
 from modelmoat.core.records import Record
 from modelmoat.core.runs import now
 from modelmoat.defenses import Defense, Preparation
-from modelmoat.models import ModelCard, save_model
-from modelmoat.victims import Victim
+from modelmoat.models import Classifier, ModelCard, save_model
+from modelmoat.models.artifact import CARD_FILE
+from modelmoat.training import TrainingDiverged
+from modelmoat.victims import Responder, Victim
 
 T = TypeVar("T")
 
@@ -56,24 +59,13 @@ def assess(
 
     Raises:
         UsageError: the specification, or what it names, cannot be used.
+        TrainingDiverged: the loss of a clone is no longer a number; records written before stay.
     """
     with locked(out):
         scene = set_scene(spec)
         _check_defenses(spec, scene)
-        folder = RunFolder(out, spec, scene, command or [])
-        jobs = _jobs(spec, folder)
-        total = sum(len(job.cells) for job in jobs)
-        left = sum(len(job.missing) for job in jobs)
-        _tell(observer, total - left, total)
-        for job in jobs:
-            for record in _run_job(spec, scene, folder, job, observer) if job.missing else ():
-                folder.add(record)
-                left -= 1
-                _tell(observer, total - left, total)
-        folder.finish()
-    wanted = [cell for job in jobs for cell in job.cells.values()]
-    by_cell = {record.cell: record for record in folder.records}
-    return [by_cell[cell] for cell in wanted]
+        run = _Run(spec, scene, RunFolder(out, spec, scene, command or []), observer)
+        return run.records()
 
 
 def _check_defenses(spec: AssessmentSpec, scene: Scene) -> None:
@@ -87,101 +79,135 @@ def _preparation(spec: AssessmentSpec, scene: Scene, *, seed: int) -> Preparatio
     return Preparation(predictor=scene.predictor, train=scene.train, seed=seed, device=spec.device)
 
 
-def _jobs(spec: AssessmentSpec, folder: RunFolder) -> list[_Job]:
-    done = folder.done()
-    jobs = []
-    for defense, attack, seed in product(_once(spec.defenses), _once(spec.attacks), _once(spec.seeds)):
-        cells = {budget: folder.cell(defense.spec, attack.spec, budget, seed) for budget in sorted(set(spec.budgets))}
-        missing = frozenset(budget for budget, cell in cells.items() if cell not in done)
-        jobs.append(_Job(defense, attack, seed, cells, missing))
-    return jobs
+class _Run:
+    """One pass over the grid."""
 
+    def __init__(self, spec: AssessmentSpec, scene: Scene, folder: RunFolder, observer: Observer | None) -> None:
+        self._spec, self._scene, self._folder, self._observer = spec, scene, folder, observer
+        self._prepared: dict[tuple[str, int], Responder] = {}
 
-def _run_job(
-    spec: AssessmentSpec, scene: Scene, folder: RunFolder, job: _Job, observer: Observer | None
-) -> Iterator[Record]:
-    ready = job.defense.prepare(_preparation(spec, scene, seed=job.seed))
-    victim = Victim(scene.predictor, defense=ready, output=spec.output).with_ledger(
-        max(job.missing), folder.journal(job.defense.spec, job.attack.spec, job.seed)
-    )
-    thief = Thief(
-        victim=victim,
-        pool=scene.pool,
-        clone_arch=scene.clone_arch,
-        fit=spec.clone_fit,
-        seed=job.seed,
-        device=spec.device,
-        wanted=job.missing,
-        progress=observer.stage if observer else None,
-    )
-    budgets = [budget for budget in job.cells if budget <= max(job.missing)]
-    utility: Utility | None = None
-    for theft in job.attack.run(thief, budgets):
-        if theft.clone is None:
-            continue
-        if utility is None or ready.stateful:
-            utility = measure_utility(victim, scene.test, scene.clean, account=f"benign at {theft.budget}")
-        if spec.keep_clones:
-            _keep(scene, folder, job, theft)
-        yield _record(spec, scene, folder, job, theft, utility)
+    def records(self) -> list[Record]:
+        """Fill in what is missing; the records of the grid, in its order."""
+        jobs = self._jobs()
+        done = sum(len(job.cells) - len(job.missing) for job in jobs)
+        total = sum(len(job.cells) for job in jobs)
+        self._tell(done, total)
+        for job in jobs:
+            for record in self._run(job) if job.missing else ():
+                if record.cell not in self._folder.done():
+                    self._folder.add(record)
+                done += 1
+                self._tell(done, total)
+        self._folder.finish()
+        by_cell = {record.cell: record for record in self._folder.records}
+        return [by_cell[cell] for job in jobs for cell in job.cells.values()]
 
+    def _jobs(self) -> list[_Job]:
+        spec, jobs = self._spec, []
+        for defense, attack, seed in product(_once(spec.defenses), _once(spec.attacks), _once(spec.seeds)):
+            cells = {
+                budget: self._folder.cell(defense.spec, attack.spec, budget, seed)
+                for budget in sorted(set(spec.budgets))
+            }
+            missing = frozenset(budget for budget, cell in cells.items() if not self._finished(cell))
+            jobs.append(_Job(defense, attack, seed, cells, missing))
+        return jobs
 
-def _record(spec: AssessmentSpec, scene: Scene, folder: RunFolder, job: _Job, theft: Theft, utility: Utility) -> Record:
-    evaluation = evaluate_theft(theft, scene.test, scene.clean, utility.served)
-    costs = {key: value for key, value in vars(utility).items() if key != "served"}
-    return Record(
-        package_version=__version__,
-        cell=job.cells[theft.budget],
-        created=now(),
-        victim=scene.predictor.reference,
-        victim_digest=scene.predictor.digest,
-        victim_arch=scene.predictor.arch,
-        victim_recipe=scene.predictor.recipe,
-        output_kind=spec.output.kind,
-        data=scene.data,
-        test_digest=folder.hashes["test"],
-        test_size=len(scene.test),
-        pool=spec.pool,
-        pool_digest=folder.hashes["pool"],
-        pool_size=len(scene.pool),
-        defense=job.defense.spec,
-        attack=job.attack.spec,
-        attacker_knows=job.attack.knowledge(),
-        defense_aware=job.attack.defense_aware,
-        budget=theft.budget,
-        seed=job.seed,
-        sent=theft.sent,
-        unique=theft.unique,
-        clone_arch=scene.clone_arch,
-        clone_steps=theft.steps,
-        query_seconds=theft.query_seconds,
-        train_seconds=theft.train_seconds,
-        device=spec.device,
-        precision=theft.precision,
-        **costs,
-        **vars(evaluation),
-    )
+    def _finished(self, cell: str) -> bool:
+        kept = not self._spec.keep_clones or (self._folder.clone_folder(cell) / CARD_FILE).is_file()
+        return kept and cell in self._folder.done()
 
+    def _run(self, job: _Job) -> Iterator[Record]:
+        journal = self._folder.journal(job.defense.spec, job.attack.spec, job.seed)
+        victim = Victim(self._scene.predictor, defense=self._ready(job), output=self._spec.output)
+        victim = victim.with_ledger(max(job.missing), journal)
+        budgets = [budget for budget in job.cells if budget <= max(job.missing)]
+        utility: Utility | None = None
+        try:
+            for theft in job.attack.run(self._thief(victim, job), budgets):
+                if theft.clone is None:
+                    continue
+                if utility is None or job.defense.stateful:
+                    utility = measure_utility(victim, self._scene.test, self._scene.clean)
+                if self._spec.keep_clones:
+                    self._keep(job, theft, theft.clone)
+                yield self._record(job, theft, utility)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(
+                f"a clone by {job.attack.spec} against {job.defense.spec}, seed {job.seed}: {error}"
+            ) from error
 
-def _keep(scene: Scene, folder: RunFolder, job: _Job, theft: Theft) -> None:
-    if theft.clone is None:
-        return
-    cell = job.cells[theft.budget]
-    card = ModelCard.of(
-        theft.clone,
-        class_names=scene.test.class_names,
-        recipe=f"clone: {job.attack.spec} against {job.defense.spec}, {theft.sent} queries, seed {job.seed}",
-        data=scene.pool.reference,
-        precision=theft.precision,
-    )
-    save_model(folder.clone_folder(cell), theft.clone, card)
+    def _ready(self, job: _Job) -> Responder:
+        """A ready defense in its first state; what was prepared for one attack serves the others of its seed."""
+        key = (job.defense.spec, job.seed)
+        if key not in self._prepared:
+            self._prepared[key] = job.defense.prepare(_preparation(self._spec, self._scene, seed=job.seed))
+        return copy.deepcopy(self._prepared[key])
+
+    def _thief(self, victim: Victim, job: _Job) -> Thief:
+        return Thief(
+            victim=victim,
+            pool=self._scene.pool,
+            clone_arch=self._scene.clone_arch,
+            fit=self._spec.clone_fit,
+            seed=job.seed,
+            device=self._spec.device,
+            wanted=job.missing,
+            progress=self._observer.stage if self._observer else None,
+        )
+
+    def _record(self, job: _Job, theft: Theft, utility: Utility) -> Record:
+        scene, spec = self._scene, self._spec
+        evaluation = evaluate_theft(theft, scene.test, scene.clean, utility.served)
+        costs = {key: value for key, value in vars(utility).items() if key != "served"}
+        return Record(
+            package_version=__version__,
+            cell=job.cells[theft.budget],
+            created=now(),
+            victim=scene.predictor.reference,
+            victim_digest=scene.predictor.digest,
+            victim_arch=scene.predictor.arch,
+            victim_recipe=scene.predictor.recipe,
+            output_kind=spec.output.kind,
+            data=scene.data,
+            test_digest=self._folder.hashes["test"],
+            test_size=len(scene.test),
+            pool=spec.pool,
+            pool_digest=self._folder.hashes["pool"],
+            pool_size=len(scene.pool),
+            defense=job.defense.spec,
+            attack=job.attack.spec,
+            attacker_knows=job.attack.knowledge(),
+            defense_aware=job.attack.defense_aware,
+            budget=theft.budget,
+            seed=job.seed,
+            sent=theft.sent,
+            unique=theft.unique,
+            clone_arch=scene.clone_arch,
+            clone_steps=theft.steps,
+            query_seconds=theft.query_seconds,
+            train_seconds=theft.train_seconds,
+            device=spec.device,
+            precision=theft.precision,
+            **costs,
+            **vars(evaluation),
+        )
+
+    def _keep(self, job: _Job, theft: Theft, clone: Classifier) -> None:
+        card = ModelCard.of(
+            clone,
+            class_names=self._scene.test.class_names,
+            recipe=f"clone: {job.attack.spec} against {job.defense.spec}, {theft.sent} queries, seed {job.seed}",
+            data=self._scene.pool.reference,
+            precision=theft.precision,
+        )
+        save_model(self._folder.clone_folder(job.cells[theft.budget]), clone, card)
+
+    def _tell(self, done: int, total: int) -> None:
+        if self._observer:
+            self._observer.cells(done, total)
 
 
 def _once(values: Sequence[T]) -> list[T]:
     """Without repeats, in the order given: a cell named twice is one cell."""
     return list(dict.fromkeys(values))
-
-
-def _tell(observer: Observer | None, done: int, total: int) -> None:
-    if observer:
-        observer.cells(done, total)

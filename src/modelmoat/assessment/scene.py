@@ -12,6 +12,7 @@ from torch import Tensor
 from modelmoat.assessment.spec import AssessmentSpec
 from modelmoat.assessment.utility import clean_rows
 from modelmoat.core.errors import DataError, ModelError, OptionError, RunError
+from modelmoat.core.shapes import by, reshape_options
 from modelmoat.data import ImageSet, Splits, load, load_splits, overlap
 from modelmoat.models import ModelCard, Predictor, arch_names, create_network, load_card
 from modelmoat.models.artifact import CARD_FILE
@@ -93,7 +94,7 @@ def _data_of(spec: AssessmentSpec, card: ModelCard | None) -> tuple[str, int]:
 def _check_victim(predictor: Predictor, splits: Splits, data: str) -> None:
     if predictor.input_shape and predictor.input_shape != splits.test.shape:
         raise ModelError(
-            f"victim '{predictor.reference}' takes images of {_by(predictor.input_shape)}, '{data}' has {_by(splits.test.shape)} "
+            f"victim '{predictor.reference}' takes images of {by(predictor.input_shape)}, '{data}' has {by(splits.test.shape)} "
             "(channels x height x width); fix: add size= or grey to --data, or choose its own data"
         )
     if predictor.num_classes != splits.test.num_classes:
@@ -126,8 +127,8 @@ def _pool(spec: AssessmentSpec, splits: Splits, seed: int) -> ImageSet:
     pool = load(spec.pool, seed=seed)
     if pool.shape != splits.test.shape:
         raise DataError(
-            f"pool '{spec.pool}' has images of {_by(pool.shape)}, the victim takes {_by(splits.test.shape)} "
-            f"(channels x height x width); fix: {_reshaped(spec.pool, pool.shape, splits.test.shape)}"
+            f"pool '{spec.pool}' has images of {by(pool.shape)}, the victim takes {by(splits.test.shape)} "
+            f"(channels x height x width); fix: --pool {spec.pool},{reshape_options(pool.shape, splits.test.shape)}"
         )
     pool = _without_overlap(spec, pool, splits)
     for attack in spec.attacks:
@@ -143,14 +144,13 @@ def _without_overlap(spec: AssessmentSpec, pool: ImageSet, splits: Splits) -> Im
         if not bool(keep.any()):
             raise DataError(f"pool '{spec.pool}': every image is in the victim's data; fix: choose another pool")
         return pool.take(keep.nonzero()[:, 0])
-    for name, rows in shared.items():
-        count = int(rows.sum())
-        if count:
-            raise DataError(
-                f"pool '{spec.pool}' shares {count:,} of its {len(pool):,} images with the victim's {name} images; "
-                "expected none, since they would flatter the attack; fix: --drop-overlap leaves them out; for an attacker "
-                "with data like the victim's, train on REF,pool=0.2 and attack with --pool REF,pool=0.2,split=pool"
-            )
+    counts = [f"{int(rows.sum()):,} with its {name} images" for name, rows in shared.items() if bool(rows.any())]
+    if counts:
+        raise DataError(
+            f"pool '{spec.pool}' shares images with the victim: of {len(pool):,}, {', '.join(counts)}; "
+            "expected none, since they would flatter the attack; fix: --drop-overlap leaves them out; for an attacker "
+            "with data like the victim's, train on REF,pool=0.2 and attack with --pool REF,pool=0.2,split=pool"
+        )
     return pool
 
 
@@ -164,16 +164,3 @@ def _clone_arch(spec: AssessmentSpec, predictor: Predictor, pool: ImageSet) -> s
         )
     create_network(arch, num_classes=predictor.num_classes, input_shape=pool.shape, seed=0)  # refuses images too small
     return arch
-
-
-def _reshaped(reference: str, given: tuple[int, int, int], wanted: tuple[int, int, int]) -> str:
-    options = []
-    if given[0] != wanted[0]:
-        options.append("grey" if wanted[0] == 1 else "rgb")
-    if given[1:] != wanted[1:]:
-        options.append(f"size={wanted[1]}")
-    return f"--pool {','.join([reference, *options])}"
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -9,7 +9,6 @@ from typing import Any
 from modelmoat.attacks import Attack
 from modelmoat.attacks.thief import CLONE_FIT
 from modelmoat.core.errors import OptionError, require
-from modelmoat.core.files import digest_of
 from modelmoat.defenses import Defense
 from modelmoat.training import FitSettings
 from modelmoat.victims import OutputFormat
@@ -84,6 +83,11 @@ class AssessmentSpec:
     def described(self) -> dict[str, Any]:
         """The whole specification as JSON values, for ``run.json``."""
         return {
+            "victim": self.victim,
+            "data": self.data,
+            "data_seed": self.data_seed,
+            "pool": self.pool,
+            "drop_overlap": self.drop_overlap,
             **self.setting(),
             "attacks": [attack.spec for attack in self.attacks],
             "defenses": [defense.spec for defense in self.defenses],
@@ -92,19 +96,10 @@ class AssessmentSpec:
         }
 
     def setting(self) -> dict[str, Any]:
-        """What all records of one folder share; the rest of the grid may grow from run to run."""
+        """What all records of one folder share beside the hashes of victim, test images and pool."""
         return {
-            "victim": self.victim,
-            "data": self.data,
-            "data_seed": self.data_seed,
-            "pool": self.pool,
             "output": str(self.output),
             "clone_arch": self.clone_arch,
             "clone_fit": asdict(self.clone_fit),
             "device": self.device,
-            "drop_overlap": self.drop_overlap,
         }
-
-    def setting_digest(self) -> str:
-        """Hash of :meth:`setting`."""
-        return digest_of(self.setting())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,10 @@ _TIMED_REPEATS = 7
 
 @dataclass(frozen=True)
 class Utility:
-    """Served against clean answers on the test set; shares in [0, 1], L1 in [0, 2]."""
+    """What the defense changes in answers to the test set; shares in [0, 1], L1 in [0, 2].
+
+    It is compared with the undefended victim behind the same output format: a label is no fault of the defense.
+    """
 
     victim_accuracy: float
     defended_accuracy: float
@@ -38,12 +42,14 @@ class Utility:
     served: Tensor
 
 
-def measure_utility(victim: Victim, test: ImageSet, clean: Tensor, *, account: str = "benign") -> Utility:
-    """Ask the test set as a benign user, with whatever state the victim is in.
+def measure_utility(victim: Victim, test: ImageSet, clean: Tensor) -> Utility:
+    """Ask the test set as a benign user, of a copy of the victim in the state that it is in.
 
-    An ``account`` that was never seen before makes the result independent of what was measured earlier.
+    The victim itself stays as it is: what was measured must not change what is measured next.
     """
-    served = served_rows(victim, test, account)
+    victim = bystander(victim)
+    served = served_rows(victim, test)
+    clean = victim.output.apply(clean)
     distances = l1_distances(clean, served)
     return Utility(
         victim_accuracy=top1_accuracy(clean, test.labels),
@@ -58,10 +64,15 @@ def measure_utility(victim: Victim, test: ImageSet, clean: Tensor, *, account: s
     )
 
 
-def served_rows(victim: Victim, images: ImageSet, account: str = "benign") -> Tensor:
+def bystander(victim: Victim) -> Victim:
+    """The same model and output format behind a copy of the defense with its state; no ledger is shared."""
+    return Victim(victim.predictor, defense=copy.deepcopy(victim.defense), output=victim.output)
+
+
+def served_rows(victim: Victim, images: ImageSet) -> Tensor:
     """What a benign user gets for all images, [N, K]; not counted."""
     batches = torch.arange(len(images)).split(_BATCH)
-    return torch.cat([victim.serve(images.batch(rows), account).values for rows in batches])
+    return torch.cat([victim.serve(images.batch(rows)).values for rows in batches])
 
 
 def clean_rows(predictor: Predictor, images: ImageSet) -> Tensor:
@@ -75,7 +86,7 @@ def latency_ratio(victim: Victim, test: ImageSet) -> float:
     batch = test.batch(torch.arange(min(_TIMED_BATCH, len(test))))
     undefended = Victim(victim.predictor)
     pairs = [
-        (_seconds(lambda: victim.serve(batch, "timing")), _seconds(lambda: undefended.serve(batch, "timing")))
+        (_seconds(lambda: victim.serve(batch)), _seconds(lambda: undefended.serve(batch)))
         for _ in range(_TIMED_REPEATS)
     ]
     return median(defended for defended, _ in pairs) / median(plain for _, plain in pairs)
@@ -100,7 +111,7 @@ def evaluate(theft: Theft, victim: Victim, test: ImageSet) -> Evaluation:
         victim: that it was stolen from.
         test: images that neither was trained on.
     """
-    return evaluate_theft(theft, test, clean_rows(victim.predictor, test), served_rows(victim, test))
+    return evaluate_theft(theft, test, clean_rows(victim.predictor, test), served_rows(bystander(victim), test))
 
 
 def evaluate_theft(theft: Theft, test: ImageSet, clean: Tensor, served: Tensor) -> Evaluation:

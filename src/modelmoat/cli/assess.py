@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from modelmoat.core.records import Record
 
 EXIT_VERDICT = 3
+_OPTION_OF = {
+    "epochs": "--clone-epochs",
+    "min_steps": "--clone-min-steps",
+    "lr": "--clone-lr",
+    "batch_size": "--batch-size",
+    "price_per_1000": "--price",
+    "target_fidelity": "--target",
+}
 LIMITED = ("fidelity", "served_fidelity", "clone_accuracy", "relative_accuracy")
 
 HELP = """Attack a victim and report what was stolen.
@@ -35,13 +43,18 @@ Examples:
 
 def assess(
     victim: Annotated[
-        str, typer.Argument(help="Model: a trained folder, FILE.onnx, FILE.pt2, python:module:function.")
+        str,
+        typer.Argument(help="A trained folder, FILE.onnx, FILE.pt2, python:module:function, timm:NAME or replay:FILE."),
     ],
     pool: Annotated[str, typer.Option(help="Images the attacker may send, such as photo-patches,grey,size=8.")],
     budget: Annotated[str, typer.Option(help="Queries allowed; a list such as 100,1000 gives a curve.")],
     out: Annotated[Path, typer.Option(help="Folder for records and report.")],
     data: Annotated[
         str | None, typer.Option(help="The victim's data with its test images; what it was trained on if left out.")
+    ] = None,
+    data_seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the victim's splits; its own if left out, 0 for models trained elsewhere."),
     ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack; repeat for several; knockoff if left out.")] = None,
     defense: Annotated[list[str] | None, typer.Option(help="Defense; repeat for several; none if left out.")] = None,
@@ -59,7 +72,11 @@ def assess(
     price: Annotated[float, typer.Option(help="Price of 1,000 queries, for the report.")] = 1.0,
     target: Annotated[float, typer.Option(help="Fidelity that a defense should hold clones under.")] = 0.7,
     fail_above: Annotated[
-        str | None, typer.Option(help="Exit with 3 when a metric's mean over seeds is above, such as fidelity=0.8.")
+        str | None,
+        typer.Option(
+            help="Exit with 3 when a metric's mean over seeds is above, such as fidelity=0.8. Judges defended victims, "
+            "or the undefended one where no defense is given."
+        ),
     ] = None,
     drop_overlap: Annotated[
         bool, typer.Option("--drop-overlap", help="Leave out pool images that are in the victim's data.")
@@ -73,31 +90,38 @@ def assess(
     """Attack a victim and report what was stolen."""
     from modelmoat.assessment import AssessmentSpec
     from modelmoat.attacks import parse_attack
-    from modelmoat.cli.options import checked_device, read_fit, read_limit, read_numbers
+    from modelmoat.cli.options import by_option_names, checked_device, read_limit, read_numbers, read_precision
     from modelmoat.defenses import parse_defense
+    from modelmoat.training import FitSettings
     from modelmoat.victims import OutputFormat
 
     limit = read_limit(fail_above, LIMITED) if fail_above is not None else None
-    spec = AssessmentSpec(
-        victim=victim,
-        data=data,
-        pool=pool,
-        attacks=tuple(parse_attack(text) for text in attack or ["knockoff"]),
-        defenses=tuple(parse_defense(text) for text in defense or ["none"]),
-        budgets=read_numbers("--budget", budget, least=1),
-        seeds=read_numbers("--seed", seed, least=0),
-        output=OutputFormat.parse(output),
-        clone_arch=clone_arch,
-        clone_fit=read_fit(
-            epochs=clone_epochs, min_steps=clone_min_steps, lr=clone_lr, batch_size=batch_size, precision=precision
-        ),
-        device=checked_device(device),
-        drop_overlap=drop_overlap,
-        keep_clones=keep_clones,
-        allow_pickle=allow_pickle,
-        price_per_1000=price,
-        target_fidelity=target,
-    )
+    with by_option_names(_OPTION_OF):
+        spec = AssessmentSpec(
+            victim=victim,
+            data=data,
+            data_seed=data_seed,
+            pool=pool,
+            attacks=tuple(parse_attack(text) for text in attack or ["knockoff"]),
+            defenses=tuple(parse_defense(text) for text in defense or ["none"]),
+            budgets=read_numbers("--budget", budget, least=1),
+            seeds=read_numbers("--seed", seed, least=0),
+            output=OutputFormat.parse(output),
+            clone_arch=clone_arch,
+            clone_fit=FitSettings(
+                epochs=clone_epochs,
+                min_steps=clone_min_steps,
+                lr=clone_lr,
+                batch_size=batch_size,
+                precision=read_precision(precision),
+            ),
+            device=checked_device(device),
+            drop_overlap=drop_overlap,
+            keep_clones=keep_clones,
+            allow_pickle=allow_pickle,
+            price_per_1000=price,
+            target_fidelity=target,
+        )
     records = run_and_report(spec, out, as_json=json_)
     if limit:
         _verdict(records, *limit)
@@ -143,7 +167,7 @@ def _verdict(records: list[Record], metric: str, limit: float) -> None:
     from statistics import mean
 
     cells: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for record in records:
+    for record in [record for record in records if record.defense != "none"] or records:
         cells[record.defense, record.attack, record.budget].append(float(getattr(record, metric)))
     (defense, attack, budget), values = max(cells.items(), key=lambda item: mean(item[1]))
     worst = mean(values)

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, cast, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast, get_args
 
 from modelmoat.core.errors import OptionError, nearest
-from modelmoat.training import FitSettings
+from modelmoat.training.precision import PrecisionChoice
 from modelmoat.training.settings import Augment
 
 
-def read_fit(*, augment: str = "auto", **values: Any) -> FitSettings:
-    """Fit settings from option values; raises `OptionError`."""
-    choices = get_args(Augment)
-    if augment not in choices:
-        raise OptionError(f"augment={augment}: expected one of {', '.join(choices)}{nearest(augment, choices)}")
-    return FitSettings(augment=cast(Augment, augment), **values)
+@contextmanager
+def by_option_names(options: Mapping[str, str]) -> Iterator[None]:
+    """Let errors about fields speak of the options that set them: ``lr=0`` becomes ``--clone-lr 0``."""
+    try:
+        yield
+    except OptionError as error:
+        field, equals, rest = str(error).partition("=")
+        if not equals or field not in options:
+            raise
+        raise OptionError(f"{options[field]} {rest}") from error
+
+
+def read_precision(text: str) -> PrecisionChoice:
+    """One of the precisions; raises `OptionError`."""
+    return cast(PrecisionChoice, _read_choice("--precision", text, get_args(PrecisionChoice)))
+
+
+def read_augment(text: str) -> Augment:
+    """One of the kinds of augmentation; raises `OptionError`."""
+    return cast(Augment, _read_choice("--augment", text, get_args(Augment)))
+
+
+def _read_choice(option: str, text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise OptionError(f"{option} {text}: expected one of {', '.join(choices)}{nearest(text, choices)}")
+    return text
 
 
 def read_numbers(option: str, text: str, *, least: int) -> tuple[int, ...]:
@@ -47,8 +69,9 @@ def read_limit(text: str, known: tuple[str, ...]) -> tuple[str, float]:
         limit = float(number)
     except ValueError:
         limit = math.nan
-    if not 0 <= limit <= 1:
-        raise OptionError(f"--fail-above {text}: expected a limit in [0, 1], such as {name}=0.8")
+    most = math.inf if name == "relative_accuracy" else 1.0  # a clone may be more accurate than its victim
+    if not 0 <= limit <= most:
+        raise OptionError(f"--fail-above {text}: expected a limit of 0 to {most:g}, such as {name}=0.8")
     return name, limit
 
 

@@ -41,9 +41,17 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Train a victim."""
-    from modelmoat.cli.options import checked_device, read_fit
+    from modelmoat.cli.options import by_option_names, checked_device, read_augment, read_precision
+    from modelmoat.training import FitSettings
 
-    fit = read_fit(epochs=epochs, lr=lr, batch_size=batch_size, augment=augment, precision=precision)
+    with by_option_names({"epochs": "--epochs", "lr": "--lr", "batch_size": "--batch-size"}):
+        fit = FitSettings(
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            augment=read_augment(augment),
+            precision=read_precision(precision),
+        )
     train_and_tell(recipe, data, arch, out, fit, seed=seed, data_seed=data_seed, device=checked_device(device))
     typer.echo(f"Next: modelmoat assess {out} --pool REF --budget 100,1000 --out runs/first")
 

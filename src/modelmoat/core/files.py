@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from modelmoat.core.errors import RunError
+
+_FIXES = {
+    "free some space, then run the same command again": {errno.ENOSPC, errno.EDQUOT},
+    "choose a folder that you may write to": {errno.EACCES, errno.EPERM, errno.EROFS},
+    "a file of that name is in the way, choose another folder": {errno.EEXIST, errno.ENOTDIR, errno.EISDIR},
+}
 
 
 def canonical_json(value: Mapping[str, Any]) -> str:
@@ -100,9 +107,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        general = "free some space or choose another folder, then run the same command again"
+        fix = next((words for words, numbers in _FIXES.items() if error.errno in numbers), general)
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; nothing already written was lost; "
-            "fix: free some space or choose another folder, then run the same command again"
+            f"cannot write {path}: {error.strerror or error}; nothing already written was lost; fix: {fix}"
         ) from error
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelmoat.core.errors import RunError
 from modelmoat.core.files import write_text
@@ -25,10 +25,11 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: Literal[1] = 1
-    command: list[str]
-    spec: dict[str, Any]
+    commands: list[list[str]] = Field(description="all commands that wrote to the folder, oldest first")
+    spec: dict[str, Any] = Field(description="what all of them together asked for")
     spec_digest: str
     created: str
+    updated: str
     package_version: str
     versions: dict[str, str]
     machine: dict[str, str | int]

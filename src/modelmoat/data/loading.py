@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +12,7 @@ import torch
 from modelmoat.core.errors import DataError, OptionError, require
 from modelmoat.core.seeds import generator
 from modelmoat.data.decoding import Look, decode
-from modelmoat.data.images import ImageSet
+from modelmoat.data.images import ImageSet, overlap
 from modelmoat.data.references import Reference, check_split, parse
 from modelmoat.data.rows import Rows
 from modelmoat.data.sources import open_source, resolve
@@ -33,7 +34,8 @@ class Splits:
 def load(reference: str, *, seed: int = 0, default_split: str = "all") -> ImageSet:
     """Load one split: the one that the reference names, else ``default_split``.
 
-    ``all`` is every row outside test. The same reference and seed give the same rows.
+    ``all`` is every row outside test, without the pixels of a published test image. The same reference and seed give the
+    same rows.
 
     Raises:
         UnknownReference: the reference names nothing.
@@ -50,9 +52,9 @@ def load(reference: str, *, seed: int = 0, default_split: str = "all") -> ImageS
 def load_splits(reference: str, *, seed: int = 0) -> Splits:
     """Load all splits of a reference; ``subset`` cuts the train split.
 
-    A source with a published test set keeps it; else a share ``test`` (default 0.2) is drawn. Of the other rows, a
-    share ``validation`` (default 0.1) and a share ``pool`` (default 0) are drawn. Rows with equal pixels are drawn
-    together.
+    A source with a published test set keeps it, and other rows with the pixels of its images are left out; else a share
+    ``test`` (default 0.2) is drawn. Of the other rows, a share ``validation`` (default 0.1) and a share ``pool``
+    (default 0) are drawn. Rows with equal pixels are drawn together.
 
     Raises:
         UnknownReference: the reference names nothing.
@@ -103,19 +105,20 @@ class _Loading:
 
     def _rows_of(self, name: str) -> tuple[ImageSet, Indices | None]:
         """A decoded set and the rows of it that make a split; None for all of them."""
-        if name == "test" and self.source.test is not None:
-            return self._decoded(self.source.test), None
+        if name == "test" and self._published is not None:
+            return self._published, None
         self._check_share(name)
         if name == "all":
-            return self._main, self._drawn_test[1] if self._test_share else None
-        rows = self._drawn_test[0] if name == "test" else self._drawn_rest[name]
+            rows = self._drawn_test[1] if self._test_share else self._kept
+        else:
+            rows = self._drawn_test[0] if name == "test" else self._drawn_rest[name]
         if not len(rows):
             raise DataError(
-                f"split={name} of '{self.reference.text}' has no rows: {len(self._main)} images, "
-                f"{len(np.unique(self._groups))} of them different; expected at least one for each split; "
+                f"split={name} of '{self.reference.text}' has no rows: {len(self._kept)} images, "
+                f"{len(np.unique(self._groups[self._kept]))} of them different; expected at least one for each split; "
                 "fix: more images, or smaller shares"
             )
-        return self._main, rows
+        return self._main, rows if len(rows) < len(self._main) else None
 
     def _check_share(self, name: str) -> None:
         shares = {"test": self._test_share, "validation": self.reference.validation, "pool": self.reference.pool}
@@ -142,6 +145,26 @@ class _Loading:
     def _main(self) -> ImageSet:
         return self._decoded(self.source.main)
 
+    @cached_property
+    def _published(self) -> ImageSet | None:
+        return None if self.source.test is None else self._decoded(self.source.test)
+
+    @cached_property
+    def _kept(self) -> Indices:
+        """Rows of the main set without the pixels of a published test image."""
+        everything: Indices = np.arange(len(self._main))
+        if self._published is None or self._published.shape != self._main.shape:
+            return everything
+        known = overlap(self._main, self._published).numpy()
+        if not known.any():
+            return everything
+        warnings.warn(
+            f"{self.reference.head}: {known.sum():,} of {len(known):,} training images are also test images; "
+            "they are left out",
+            stacklevel=2,
+        )
+        return np.flatnonzero(~known)
+
     def _decoded(self, rows: Rows) -> ImageSet:
         wanted = self.resolved
         look = Look(
@@ -157,9 +180,8 @@ class _Loading:
     @cached_property
     def _drawn_test(self) -> tuple[Indices, Indices]:
         """Rows of the drawn test split, and the others."""
-        everything = np.arange(len(self._main))
-        count = share_of(len(everything), self._test_share)
-        test, rest = draw(everything, self._groups, [count], generator(self.seed, "data", "test"))
+        count = share_of(len(self._kept), self._test_share)
+        test, rest = draw(self._kept, self._groups, [count], generator(self.seed, "data", "test"))
         return test, rest
 
     @cached_property

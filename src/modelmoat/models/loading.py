@@ -14,7 +14,10 @@ from modelmoat.models.request import Request, Shape, agreed_shape
 from modelmoat.models.torch_files import load_exported, load_pickled
 from modelmoat.models.torch_predictor import TorchPredictor
 
-_POSSIBLE = "an artifact folder, FILE.onnx, FILE.pt2, FILE.pt, python:module:function or timm:NAME"
+_POSSIBLE = (
+    "an artifact folder, FILE.onnx, FILE.pt2 or FILE.pt (both need --allow-pickle), python:module:function, timm:NAME, "
+    "or replay:FILE for a victim"
+)
 _PICKLES = {".pt", ".pth", ".pkl", ".bin"}
 _OPTIONS = ("outputs", "input")
 
@@ -46,6 +49,8 @@ def load_model(
         ModelError: the model cannot be loaded or does not take such images.
     """
     place, options = _split(reference)
+    if not place:
+        raise UnknownReference(f"model '{reference}': the reference is empty. Possible: {_POSSIBLE}")
     request = Request(
         reference=reference,
         device=device,
@@ -58,6 +63,8 @@ def load_model(
         raise ModelError(
             f"model '{reference}': models behind HTTP are not available in this version; fix: give {_POSSIBLE}"
         )
+    if kind == "replay":
+        raise ModelError(f"model '{reference}': recorded answers are a victim, not a model; fix: use load_predictor()")
     if kind == "python":
         return load_python(rest, request)
     if kind == "timm":
@@ -127,7 +134,7 @@ def _split(reference: str) -> tuple[str, dict[str, str]]:
                 f"model '{reference}': no option '{key}'{nearest(key, _OPTIONS) or '.'} Options: {', '.join(_OPTIONS)}"
             )
         options[key.strip()] = value.strip()
-    return place, options
+    return place.strip(), options
 
 
 def _read_shape(text: str | None) -> Shape | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from modelmoat import __version__
 from modelmoat.core.errors import RunError
+from modelmoat.core.files import disk_errors
+from modelmoat.core.locks import locked
 from modelmoat.core.runs import now
 from modelmoat.core.seeds import derive
 from modelmoat.data import Splits
@@ -19,12 +21,17 @@ def train_victim(recipe: Recipe, job: TrainingJob) -> ModelCard:
     An interrupted training goes on after its last whole epoch. A finished one is not trained again.
 
     Raises:
-        RunError: the directory holds a victim or a checkpoint of another training.
+        RunError: the directory holds a victim or a checkpoint of another training, is in use, or cannot be written.
         TrainingDiverged: the loss is no longer a number.
     """
     fingerprint = job.fingerprint(recipe)
-    if (job.directory / CARD_FILE).exists():
+    if _is_finished(job):
         return _finished(job, fingerprint)
+    with locked(job.directory):
+        return _finished(job, fingerprint) if _is_finished(job) else _trained(recipe, job, fingerprint)
+
+
+def _trained(recipe: Recipe, job: TrainingJob, fingerprint: str) -> ModelCard:
     train = job.splits.train
     mean, std = pixel_statistics(train)
     network = create_network(
@@ -43,6 +50,11 @@ def train_victim(recipe: Recipe, job: TrainingJob) -> ModelCard:
     card = save_model(job.directory, network, _card(recipe, job, result, metrics, fingerprint, mean, std))
     job.checkpoint.unlink(missing_ok=True)
     return card
+
+
+def _is_finished(job: TrainingJob) -> bool:
+    with disk_errors(job.directory):
+        return (job.directory / CARD_FILE).exists()
 
 
 def _finished(job: TrainingJob, fingerprint: str) -> ModelCard:

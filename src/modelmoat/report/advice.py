@@ -73,6 +73,11 @@ def _stealing(summary: Summary, price: float) -> list[str]:
 def _defending(summary: Summary) -> list[str]:
     target, chosen, strongest = percent(summary.target_fidelity), summary.cheapest, summary.strongest
     within = f"within {count(summary.largest_budget)} queries"
+    if not summary.needs_defense:
+        return [
+            f"No defense is needed at these budgets: every tested clone of the undefended victim stays under your target of "
+            f"{target} {within}."
+        ]
     if strongest is None:
         return ["No defense was tested."]
     if chosen:
@@ -145,7 +150,7 @@ def _limit_action(summary: Summary) -> str:
 
 def _measure_actions(summary: Summary) -> list[str]:
     found = []
-    if summary.defenses and not summary.defense_aware:
+    if summary.defenses and not summary.defense_aware and not summary.labels_only:
         found.append(
             "Repeat the run with an attacker who reckons with the defense, such as knockoff:targets=label: none of these did."
         )

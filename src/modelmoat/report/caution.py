@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+from modelmoat.metrics.intervals import Interval
 from modelmoat.report.summary import DefenseResult, Summary
 from modelmoat.report.wording import count, listed, percent, percent_interval
+
+_WEAK = 0.6  # accuracy under which a victim is called weak
+_FEW = 100  # queries under which a run is called short
 
 
 def caveats(summary: Summary) -> list[str]:
@@ -27,10 +31,19 @@ def caveats(summary: Summary) -> list[str]:
             f"The run has {summary.victims} victims; verdict and charts are those of the most stealable one, "
             f"{summary.victim}."
         )
-    chosen = summary.cheapest
-    if chosen and chosen.fidelity.high >= summary.target_fidelity:
+    if summary.victim_accuracy < _WEAK:
         found.append(
-            f"The 95% interval of {chosen.label} ({percent_interval(chosen.fidelity)}) reaches your target of "
+            f"The victim itself is right on only {percent(summary.victim_accuracy)} of its test images; fidelity to a "
+            "weak model says little."
+        )
+    if summary.largest_budget < _FEW:
+        found.append(
+            f"Nothing was measured past {count(summary.largest_budget)} queries; a patient attacker sends more."
+        )
+    name, fidelity = _judged(summary)
+    if fidelity and fidelity.high >= summary.target_fidelity:
+        found.append(
+            f"The 95% interval of {name} ({percent_interval(fidelity)}) reaches your target of "
             f"{percent(summary.target_fidelity)}: more seeds could turn that verdict."
         )
     return found
@@ -50,6 +63,13 @@ def limits(summary: Summary) -> list[str]:
         "Nothing was measured past "
         f"{count(summary.largest_budget)} queries, and between budgets the curve is a straight line in log queries.",
     ]
+
+
+def _judged(summary: Summary) -> tuple[str, Interval | None]:
+    """Whose fidelity the verdict calls under the target: the undefended victim's, else the cheapest defense's."""
+    if summary.best and not summary.needs_defense:
+        return f"{summary.best.label}, {summary.best.attack}", summary.best.fidelity
+    return (summary.cheapest.label, summary.cheapest.fidelity) if summary.cheapest else ("", None)
 
 
 def _unfinished(result: DefenseResult) -> str:

@@ -28,7 +28,7 @@ from modelmoat.report.tables import COLUMNS, defense_rows, prices, rows
 _FILES = {
     "records.jsonl": "one line per attack, budget, defense and seed, as it was measured",
     "records.parquet": "the same rows as one table",
-    "run.json": "the command, the settings, versions, machine and hashes",
+    "run.json": "the commands, the settings, versions, machine and hashes",
     "report.html": "this page",
 }
 
@@ -147,7 +147,7 @@ def _repeat(info: RunInfo, records: Sequence[Record], directory: Path) -> dict[s
     hashes = {**info.hashes, "settings": info.spec_digest}
     present = {path.name for path in directory.iterdir() if not path.name.startswith(".")} | {"report.html"}
     return {
-        "command": shlex.join(info.command),
+        "commands": [shlex.join(command) for command in info.commands],
         "settings": {key: _shown(value) for key, value in info.spec.items()},
         "hashes": hashes,
         "seeds": ", ".join(map(str, seeds)),

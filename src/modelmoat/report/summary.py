@@ -69,7 +69,8 @@ class Summary:
 
     ``best`` is None without rows of the undefended victim. ``to_target`` says after how many queries the best tested
     attack on the undefended victim reaches the target fidelity. ``defense_aware`` says whether some defended record is of an
-    attacker who reckoned with a defense; ``fewest_seeds`` is the smallest number of seeds behind any point.
+    attacker who reckoned with a defense; ``labels_only`` says whether there are defended records and all of them are of
+    answers that leave as labels. ``fewest_seeds`` is the smallest number of seeds behind any point.
     """
 
     target_fidelity: float
@@ -79,7 +80,9 @@ class Summary:
     seeds: int
     fewest_seeds: int
     test_size: int
+    victim_accuracy: float
     defense_aware: bool
+    labels_only: bool
     best: Best | None
     to_target: Reach | None
     defenses: tuple[DefenseResult, ...]
@@ -114,6 +117,7 @@ def summarize_points(points: Sequence[Point], target_fidelity: float) -> Summary
     best = _best(plain)
     largest = max(point.budget for point in chosen)
     results = _defenses(lines, best, largest, target_fidelity)
+    defended = [point.record for point in chosen if not point.undefended]
     return Summary(
         target_fidelity=target_fidelity,
         victim=chosen[0].record.victim,
@@ -122,7 +126,9 @@ def summarize_points(points: Sequence[Point], target_fidelity: float) -> Summary
         seeds=len({seed for point in chosen for seed in point.seeds}),
         fewest_seeds=min(len(point.seeds) for point in chosen),
         test_size=min(point.record.test_size for point in chosen),
-        defense_aware=any(point.record.defense_aware and not point.undefended for point in chosen),
+        victim_accuracy=_mean(chosen, "victim_accuracy"),
+        defense_aware=any(record.defense_aware for record in defended),
+        labels_only=bool(defended) and all(record.output_kind == "label" for record in defended),
         best=best,
         to_target=_fastest(plain, target_fidelity) if plain else None,
         defenses=tuple(results),

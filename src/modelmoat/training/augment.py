@@ -14,7 +14,7 @@ PADDING_SHARE = 8  # a crop may move by an eighth of the side: 4 pixels of 32
 def resolve_augment(choice: Augment, channels: int, size: int) -> Augment:
     """Turn ``auto`` into crops and flips for color images of 24 pixels and more, and into none for the rest.
 
-    Flipped digits and letters are other signs, and flipped colour photographs show the same thing.
+    Flipped digits and letters are other signs, and flipped color photographs show the same thing.
     """
     if choice != "auto":
         return choice

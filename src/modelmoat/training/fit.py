@@ -135,7 +135,7 @@ class _Loop:
         if not torch.isfinite(torch.tensor(mean)):
             raise TrainingDiverged(
                 f"the mean loss of epoch {epoch + 1} is {mean} at a learning rate of {self.settings.lr}; "
-                "expected a finite number; fix: lower the learning rate (--lr), or train in float32 (--precision float32)"
+                "expected a finite number; fix: lower the learning rate, or train in float32"
             )
         return mean
 

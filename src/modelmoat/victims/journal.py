@@ -3,7 +3,8 @@
 A journal is one append-only file: a line of JSON that says whose answers these are, then one frame per answered batch.
 A frame is a 16-byte head (``MMJ1``, number of rows, length of the account's name, CRC-32 of the body; little-endian
 unsigned 32-bit) and a body: the account in UTF-8, a 16-byte key per input (BLAKE2b of its float32 pixels), and the
-served rows as float32. A frame cut short by a crash is dropped when the file is opened again.
+served rows as float32. A last frame cut short by a crash is dropped when the file is opened again; a damaged one before
+others is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Journal:
         owner: what the answers depend on (victim, defense, output); a file of another owner is refused.
 
     Raises:
-        RunError: the file is no journal, or another owner's.
+        RunError: the file is no journal, is damaged, or is another owner's.
     """
 
     def __init__(self, path: Path, owner: dict[str, Any]) -> None:
@@ -85,7 +86,8 @@ class Journal:
         header = _header(self.owner)
         with self.path.open("rb") as file:
             start = file.read(len(header))
-        return len(start) < len(header) and header.startswith(start)
+            zeros = not start.strip(b"\0") and not file.read().strip(b"\0")
+        return zeros or (len(start) < len(header) and header.startswith(start))
 
     def _keep(self, whole: int) -> None:
         lost = self.path.stat().st_size - whole
@@ -99,7 +101,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Frame], int]:
     """Owner, whole frames, and the length in bytes of the part that is whole.
 
     Raises:
-        RunError: the file does not begin like a journal.
+        RunError: the file does not begin like a journal, or is damaged before its end.
     """
     raw = path.read_bytes()
     line, _, _ = raw.partition(b"\n")
@@ -112,21 +114,57 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[Frame], int]:
         ) from error
     start = len(line) + 1
     frames = list(_frames(raw, start, classes))
-    size = sum(_HEAD.size + len(f.account.encode()) + len(f.rows) * (KEY_BYTES + 4 * classes) for f in frames)
-    return header["owner"], frames, start + size
+    whole = start + sum(_HEAD.size + len(f.account.encode()) + len(f.rows) * (KEY_BYTES + 4 * classes) for f in frames)
+    if not _is_cut_short(raw, whole, classes):
+        raise RunError(
+            f"{path} is damaged: the batch at byte {whole:,} of {len(raw):,} is not what was written; "
+            "fix: move the file away to ask its queries again, or restore it"
+        )
+    return header["owner"], frames, whole
 
 
 def _frames(raw: bytes, at: int, classes: int) -> Iterator[Frame]:
-    while at + _HEAD.size <= len(raw):
-        magic, rows, name, crc = _HEAD.unpack_from(raw, at)
-        size = name + rows * (KEY_BYTES + 4 * classes)
-        body = raw[at + _HEAD.size : at + _HEAD.size + size]
-        if magic != _MAGIC or len(body) < size or zlib.crc32(body) != crc:
-            return
+    while _is_whole(raw, at, classes):
+        _, rows, name, _ = _HEAD.unpack_from(raw, at)
+        end = _end(raw, at, classes)
+        body = raw[at + _HEAD.size : end]
         keys = np.frombuffer(body, dtype=f"V{KEY_BYTES}", count=rows, offset=name)
         values = np.frombuffer(body, dtype="<f4", offset=name + rows * KEY_BYTES).reshape(rows, classes)
         yield Frame(body[:name].decode(), keys, torch.from_numpy(values.copy()))
-        at += _HEAD.size + size
+        at = end
+
+
+def _is_whole(raw: bytes, at: int, classes: int) -> bool:
+    if at + _HEAD.size > len(raw):
+        return False
+    magic, rows, _, crc = _HEAD.unpack_from(raw, at)
+    end = _end(raw, at, classes)
+    return (
+        magic == _MAGIC and rows > 0 and end <= len(raw) and zlib.crc32(memoryview(raw)[at + _HEAD.size : end]) == crc
+    )
+
+
+def _end(raw: bytes, at: int, classes: int) -> int:
+    """Where the frame at a place ends, by its head."""
+    _, rows, name, _ = _HEAD.unpack_from(raw, at)
+    return at + _HEAD.size + int(name + rows * (KEY_BYTES + 4 * classes))
+
+
+def _is_cut_short(raw: bytes, at: int, classes: int) -> bool:
+    """Whether what follows the whole frames is one write that a crash cut short, and holds no answers.
+
+    Some file systems keep the length of such a write and leave zeros where its bytes are missing.
+    """
+    if at + _HEAD.size > len(raw) or not raw[at:].removeprefix(_MAGIC).strip(b"\0"):
+        return True
+    if _end(raw, at, classes) < len(raw):
+        return False
+    after = raw.find(_MAGIC, at + 1)  # a head with a wrong length must not hide the frames behind it
+    while after >= 0:
+        if _is_whole(raw, after, classes):
+            return False
+        after = raw.find(_MAGIC, after + 1)
+    return True
 
 
 def _header(owner: dict[str, Any]) -> bytes:

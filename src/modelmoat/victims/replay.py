@@ -60,7 +60,7 @@ class ReplayPredictor:
         if missing:
             raise DataError(
                 f"{self.reference} has no answer for {missing} of {len(inputs)} inputs (it holds {len(self._index)}); "
-                "fix: record answers to these inputs too, or send only recorded ones"
+                "fix: give an .npz with images and answers for pool and test images, see docs/references.md"
             )
         return self._rows[torch.tensor(found)]
 

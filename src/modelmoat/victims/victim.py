@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modelmoat.core.errors import DataError, InvalidAnswer
+from modelmoat.core.shapes import by, reshape_options
 from modelmoat.models import Predictor
 from modelmoat.training import as_float
 from modelmoat.victims.answers import Answers, OutputFormat
@@ -161,8 +162,8 @@ class Victim:
         shape = tuple(inputs.shape[1:])
         if self.input_shape and shape != self.input_shape:
             raise DataError(
-                f"inputs of shape {_by(shape)}: the victim takes {_by(self.input_shape)} (channels x height x width); "
-                f"fix: load the images with {_options(shape, self.input_shape)}"
+                f"inputs of shape {by(shape)}: the victim takes {by(self.input_shape)} (channels x height x width); "
+                f"fix: load data with {reshape_options(shape, self.input_shape)}"
             )
         if inputs.dtype == torch.uint8:
             return as_float(inputs)
@@ -184,16 +185,3 @@ def _check_simplex(rows: Tensor, clean: Tensor, spec: str) -> None:
             f"defense '{spec}' returned rows off the simplex: smallest entry {float(rows.min()):.3g}, sum off by {worst:.3g}; "
             f"expected entries of at least 0 and sums within {_SIMPLEX_TOLERANCE} of 1"
         )
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _options(given: tuple[int, ...], wanted: tuple[int, int, int]) -> str:
-    options = []
-    if given[0] != wanted[0]:
-        options.append("grey" if wanted[0] == 1 else "rgb")
-    if given[1:] != wanted[1:]:
-        options.append(f"size={wanted[1]}")
-    return ",".join(options)

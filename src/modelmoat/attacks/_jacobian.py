@@ -1,17 +1,17 @@
-"""Jacobian-based data augmentation: seeds, and synthetic inputs crafted on the clone's gradients."""
+"""What the Jacobian-based attacks share: seeds, and rounds of inputs crafted on the clone's gradients."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelmoat.attacks.base import ATTACKS, Attack, checked_budgets
+from modelmoat.attacks.base import Attack, checked_budgets
 from modelmoat.attacks.thief import Theft, Thief
 from modelmoat.core.errors import OptionError, require
 from modelmoat.core.seeds import generator
@@ -145,45 +145,6 @@ class StepJacobian(JacobianAttack):
         require(0 < self.step <= 1, f"{self.name}:step={self.step}: expected a number above 0 and at most 1")
 
 
-@ATTACKS.register("jbda")
-@dataclass(frozen=True, kw_only=True, repr=False)
-class JBDA(StepJacobian):
-    """Jacobian-based data augmentation: one signed step per input, along the score of its label.
-
-    ``rule="papernot"`` climbs the clone's score of the victim's label, as the paper writes. ``rule="away"`` climbs the
-    clone's loss, as the code of Prediction Poisoning does under this name: the opposite direction.
-    """
-
-    rule: Literal["papernot", "away"] = "papernot"
-
-    paper: ClassVar[str] = "Papernot et al., Practical Black-Box Attacks against Machine Learning, AsiaCCS 2017"
-
-    def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
-        """clip(x + step sign(d score / d x)), [N, 1, C, H, W]."""
-        del random
-        leaf = inputs.detach().clone().requires_grad_()
-        logits = clone(leaf)
-        if self.rule == "papernot":
-            climbed = logits.gather(1, labels[:, None]).sum()
-        else:
-            climbed = F.cross_entropy(logits, labels, reduction="sum")
-        return signed_step(leaf, climbed, self.step)[:, None]
-
-
-@ATTACKS.register("jb_self")
-@dataclass(frozen=True, kw_only=True, repr=False)
-class JBSelf(StepJacobian):
-    """Like JBDA, but each input descends the clone's cross-entropy to its own label."""
-
-    paper: ClassVar[str] = "Orekondy et al., Prediction Poisoning, ICLR 2020 (jb-self)"
-
-    def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
-        """clip(x - step sign(d CE(x, label) / d x)), [N, 1, C, H, W]."""
-        del random
-        leaf = inputs.detach().clone().requires_grad_()
-        return signed_step(leaf, -F.cross_entropy(clone(leaf), labels, reduction="sum"), self.step)[:, None]
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TargetedJacobian(JacobianAttack):
     """Several variants of each input, each pulled towards a wrong class by projected signed steps.
@@ -224,36 +185,6 @@ class TargetedJacobian(JacobianAttack):
             moved = signed_step(leaf, -loss, 1.85 * self.epsilon / self.iterations)
             moved = torch.clamp(moved, inputs - self.epsilon, inputs + self.epsilon).clamp(0, 1)
         return moved
-
-
-@ATTACKS.register("jb_top3")
-@dataclass(frozen=True, kw_only=True, repr=False)
-class JBTop3(TargetedJacobian):
-    """Variant i of an input is pulled towards the clone's i-th most likely wrong class."""
-
-    paper: ClassVar[str] = "Orekondy et al., Prediction Poisoning, ICLR 2020 (jb-top3)"
-
-    def targets_for(self, logits: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
-        """The ``variant``-th most likely class but the label; the last one where there are too few classes."""
-        del random
-        wrong = logits.scatter(1, labels[:, None], -torch.inf)
-        rank = min(variant, logits.shape[1] - 2)
-        return wrong.topk(rank + 1, dim=1).indices[:, rank]
-
-
-@ATTACKS.register("jbda_tr")
-@dataclass(frozen=True, kw_only=True, repr=False)
-class JBDATR(TargetedJacobian):
-    """Every variant is pulled towards a random wrong class, drawn anew at each step."""
-
-    paper: ClassVar[str] = "Juuti et al., PRADA, EuroS&P 2019; Tang et al., ModelGuard, USENIX Security 2024 (JBDA-TR)"
-
-    def targets_for(self, logits: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
-        """Uniform over the classes other than the label."""
-        del variant
-        classes = logits.shape[1]
-        shift = torch.randint(1, classes, labels.shape, generator=random).to(labels.device)
-        return (labels + shift) % classes
 
 
 def signed_step(leaf: Tensor, climbed: Tensor, step: float) -> Tensor:
