@@ -164,3 +164,12 @@ def test_no_control_is_ever_claimed_to_be_met(make: Any) -> None:
     assert [control.status for control in found] == ["not assessed", "measured", "not assessed", "not assessed"]
     assert any("mad:epsilon=0.5, answering with probabilities" in line for line in found[1].evidence)
     assert "380 queries per account" in found[0].evidence[1]
+
+
+def test_a_defense_that_faced_only_naive_attackers_is_not_recommended(make: Any) -> None:
+    plain = make.curve({100: 0.5, 1000: 0.9})
+    naive = make.curve({100: 0.3, 1000: 0.4}, defense="mad")
+    assert "Do not trust mad yet" in actions(summarize([*plain, *naive], 0.8))[0]
+    aware = make.curve({100: 0.3, 1000: 0.5}, defense="mad", attack="knockoff:targets=label", defense_aware=True)
+    plainly = make.curve({100: 0.5, 1000: 0.8}, attack="knockoff:targets=label", defense_aware=True)
+    assert "Put mad in front" in actions(summarize([*plain, *naive, *plainly, *aware], 0.85))[0]

@@ -114,6 +114,11 @@ def _defense_action(summary: Summary) -> str:
         )
     if strongest is None:
         return "Test a defense: this run has only the undefended victim."
+    if chosen and _unaware(summary):
+        return (
+            f"Do not trust {chosen.label} yet: it stays under your target at the least cost, but only against attackers who "
+            "ignore defenses. One who trains on labels alone undoes every defense that keeps them."
+        )
     if chosen:
         return (
             f"Put {chosen.label} in front of the model before it answers strangers: of the tested defenses that stay "
@@ -150,13 +155,18 @@ def _limit_action(summary: Summary) -> str:
 
 def _measure_actions(summary: Summary) -> list[str]:
     found = []
-    if summary.defenses and not summary.defense_aware and not summary.labels_only:
+    if summary.defenses and _unaware(summary):
         found.append(
             "Repeat the run with an attacker who reckons with the defense, such as knockoff:targets=label: none of these did."
         )
     if summary.seeds < 3:
         found.append("Repeat the run with at least three seeds, so that every number has an interval worth reading.")
     return found
+
+
+def _unaware(summary: Summary) -> bool:
+    """Whether an attacker who reckons with defenses is missing, and would differ from those who were run."""
+    return not summary.defense_aware and not summary.labels_only
 
 
 def slowdown_phrase(result: DefenseResult, summary: Summary) -> str:
