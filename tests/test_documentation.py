@@ -60,6 +60,7 @@ def test_readme_python_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands under "Your own model" that need nothing but embedded data, one after the other."""
     block = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)[1]
