@@ -22,7 +22,7 @@ MOST_NETWORK = {
 }
 ASSERTED = ("resnet20", 256)
 LARGE = 1000  # classes from which ratios are only reported
-ROUNDS = {1: 40, 32: 9, 256: 7}
+ROUNDS = {1: 40, 32: 9, 256: 11}
 
 SHARP = Callable[[str, int], tuple[Preparation, Tensor]]
 ROUND_ROBIN = Callable[..., dict[str, float]]

@@ -146,7 +146,9 @@ def test_large_inputs_reach_networks_in_batches_that_fit(
     ready = Watching(parse_defense("mad"), preparation(3).predictor)
     rows = torch.softmax(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), dim=1)
     assert torch.equal(ready.respond(answers(rows)), rows)
-    assert sizes == [3, 3, 2]
+    ready.network = torch.nn.Linear(1, 1)
+    assert torch.equal(ready.respond(answers(rows)), rows)
+    assert sizes == [8, 3, 3, 2]
 
 
 def test_answers_carry_no_gradients(preparation: PREPARATION, asked: ASKED) -> None:

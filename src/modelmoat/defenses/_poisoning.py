@@ -95,7 +95,7 @@ class Poisoning(PreparableDefense):
             count: number of classes.
         """
         if self.normalized:
-            return torch.where(square > _NO_UPDATE, -total * torch.rsqrt(square.clamp_min(_NO_UPDATE)), -torch.inf)
+            return (-total * torch.rsqrt(square)).masked_fill(square <= _NO_UPDATE, -torch.inf)
         return square / count**2 - 2 * total / count
 
     def _network(self, preparation: Preparation) -> Classifier | None:

@@ -26,8 +26,8 @@ _CACHED_VALUES = 1 << 18  # of inputs to a CPU: the activations of a batch shoul
 class PreparedModule(nn.Module):
     """A ready defense as a module: tensors in ``state_dict``, the rest as JSON in one uint8 tensor beside them.
 
-    A subclass implements :meth:`forward` in plain tensor code. Inputs reach it in batches that fit in memory, on the
-    module's device.
+    A subclass implements :meth:`forward` in plain tensor code. Inputs reach it on the module's device; where it holds a
+    network, in batches whose activations fit in memory.
 
     Args:
         method: the defense and its parameters.
@@ -39,6 +39,7 @@ class PreparedModule(nn.Module):
     def __init__(self, method: Defense, predictor: Predictor) -> None:
         super().__init__()
         self.method = method
+        self._spec = method.spec  # writing it out takes longer than small defenses
         self.victim = predictor.digest
         self.num_classes = predictor.num_classes
         self.register_buffer("_place", torch.empty(0), persistent=False)  # where this module is
@@ -46,7 +47,7 @@ class PreparedModule(nn.Module):
     @property
     def spec(self) -> str:
         """How the defense is written on the command line."""
-        return self.method.spec
+        return self._spec
 
     @property
     def stateful(self) -> bool:
@@ -61,7 +62,7 @@ class PreparedModule(nn.Module):
         """Served rows, float32 [N, K], on the simplex; raises as `checked` does."""
         clean = checked(clean, self.spec, num_classes=self.num_classes)
         where, here = clean.probabilities.device, self._place.device
-        size = _batch_size(clean.inputs, here)
+        size = len(clean.inputs) if next(self.parameters(), None) is None else _batch_size(clean.inputs, here)
         with torch.no_grad():
             served = [
                 self.forward(y.to(here), _arranged(x.to(here, torch.float32))).to(where)
