@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -87,7 +88,7 @@ class Fitted(Defense):
         )
         object.__setattr__(self, "needs", method.needs - {"training"})
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """The spec of the fitted defense."""
         return self.method.spec

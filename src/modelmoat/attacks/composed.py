@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from modelmoat.attacks._aware import AwareThief, Plan
@@ -68,7 +69,7 @@ class Composed(Attack):
             raise OptionError(self._stuck("probabilities") or f"'{self.spec}' cannot use any kind of answers")
         object.__setattr__(self, "outputs", usable)
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """The specs of strategy and recoveries, joined by ``+``."""
         return "+".join([self.attack.spec, *(step.spec for step in self.recoveries)])

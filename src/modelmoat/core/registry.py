@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, Union
 
 from modelmoat.core.errors import OptionError, UnknownReference, nearest, unknown
@@ -26,7 +27,7 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """The reference that builds this method again, with the parameters that differ from their defaults."""
         changed = [

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -60,7 +61,7 @@ class Chain(Defense):
         )
         object.__setattr__(self, "needs", frozenset().union(*(step.needs for step in self.steps)))
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """The specs of the steps, joined by ``+``."""
         return "+".join(step.spec for step in self.steps)

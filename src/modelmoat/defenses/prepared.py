@@ -39,7 +39,6 @@ class PreparedModule(nn.Module):
     def __init__(self, method: Defense, predictor: Predictor) -> None:
         super().__init__()
         self.method = method
-        self._spec = method.spec  # writing it out takes longer than small defenses
         self.victim = predictor.digest
         self.num_classes = predictor.num_classes
         self.register_buffer("_place", torch.empty(0), persistent=False)  # where this module is
@@ -47,7 +46,7 @@ class PreparedModule(nn.Module):
     @property
     def spec(self) -> str:
         """How the defense is written on the command line."""
-        return self._spec
+        return self.method.spec
 
     @property
     def stateful(self) -> bool:

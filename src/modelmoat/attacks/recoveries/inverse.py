@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,6 @@ Undo = Callable[[Tensor], Tensor]
 
 _EDGE = 1e-7
 _ODDS_EDGE = 1e-12
-_GATE = 0.01  # half the width of DCP's gate at its default steepness
 
 
 @RECOVERIES.register("inverse")
@@ -76,7 +75,7 @@ class Known(Inverse):
 
     name: ClassVar[str] = "inverse"
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """That of the recovery it was made of."""
         return replace(Inverse(), assumed=self.assumed).spec
@@ -143,7 +142,7 @@ _INVERSES = {"reverse_sigmoid": undo_reverse_sigmoid, "dcp": undo_dcp}
 
 @cache
 def _solver(name: str, amplitude: float, gamma: float, variant: str) -> ElementwiseInverse:
-    ceiling = min(1.0, amplitude + _GATE) if name == "dcp" else 1.0
+    ceiling = min(1.0, amplitude) if name == "dcp" else 1.0  # surer rows are served as they are
     floor = _ODDS_EDGE if (name, variant) == ("dcp", "odds") else _EDGE
     return ElementwiseInverse(_CURVES[name](amplitude, gamma, variant), floor=floor, ceiling=ceiling)
 
