@@ -17,7 +17,7 @@ _ROOM = 1e-6  # served rows are float32
 _GRID, _HALVINGS = 7, 14
 _FINE_GRID, _FINE_HALVINGS = 33, 45
 _LEAST = 1e-9
-_AT_ONCE = 2048  # entries of rows; times 2^wide and the pieces of the top entry, all of them float64
+_AT_ONCE = 2048  # entries of rows, in float64; times all that is tried
 _SOLVED, _UNSOLVED = 1e-6, 1e6
 
 
@@ -26,16 +26,17 @@ class ElementwiseInverse:
 
     Let Z = sum h(y). Once it is known on which monotone piece of h each entry lies, y_k is the inverse of that piece at
     Z s_k, and Z follows from sum y = 1, one equation with one unknown. The pieces are not known where Z s_k has more than
-    one inverse. The top entry is tried on every piece but the first, the ``wide`` next largest served ones on the first
-    (where nearly all small entries lie) and the second, all others on the first. Of all rows that are served as s, the
-    likeliest is taken if every logit(y_k) is as likely as any other: the one with the largest
-    - sum log (y_k (1 - y_k) |h'(y_k)|).
+    one inverse. The top entry is tried on every piece but the first, the others on the first, where nearly all small
+    entries lie, and on the second. With the others in falling order of what was served, those tried on the second are:
+    every choice among the first ``wide``; the first few up to all, for flat rows; the last few, since entries just past the
+    turn are served smallest. Of all rows that are served as s, the likeliest is taken if every logit(y_k) is as likely as
+    any other: the one with the largest - sum log (y_k (1 - y_k) |h'(y_k)|).
 
     Args:
         curve: h, on float64 tensors.
         floor: entries below are taken for this one.
         ceiling: rows with a larger entry were not served in this way.
-        wide: how many entries are tried on two pieces; time grows as 2^wide.
+        wide: of how many entries every choice is tried; time grows as 2^wide.
 
     >>> inverse = ElementwiseInverse(lambda y: y * y)
     >>> rows, solved = inverse(torch.tensor([[0.9, 0.1]]))
@@ -44,7 +45,7 @@ class ElementwiseInverse:
     """
 
     def __init__(self, curve: Curve, *, floor: float = _EDGE, ceiling: float = 1.0, wide: int = 5) -> None:
-        self._curve, self._ceiling, self._wide = curve, ceiling, wide
+        self._curve, self._floor, self._ceiling, self._wide = curve, floor, ceiling, wide
         pieces = _monotone_pieces(curve, floor)
         self._low = torch.stack([values[0] for _, values in pieces])
         self._high = torch.stack([values[-1] for _, values in pieces])
@@ -71,20 +72,21 @@ class ElementwiseInverse:
         """All assignments of entries to pieces that are tried, int64 [T, N, K]."""
         last = len(self._low)
         top = rows.argmax(dim=1, keepdim=True)
-        largest = rows.scatter(1, top, -1.0).argsort(dim=1, descending=True)[:, : min(self._wide, rows.shape[1] - 1)]
-        tails = itertools.product(range(min(2, last)), repeat=largest.shape[1])
+        others = rows.scatter(1, top, -1.0).argsort(dim=1, descending=True)[:, :-1]
+        chosen = _choices(others.shape[1], self._wide) if last > 1 else [()]
         heads = range(min(1, last - 1), last)
         tries = []
-        for head, tail in itertools.product(heads, tails):
+        for head, places in itertools.product(heads, chosen):
             pieces = torch.zeros(rows.shape, dtype=torch.int64)
-            pieces.scatter_(1, largest, torch.tensor(tail, dtype=torch.int64).expand(len(rows), -1))
+            pieces.scatter_(1, others[:, list(places)], 1)
             tries.append(pieces.scatter_(1, top, head))
         return torch.stack(tries)
 
     def _solve(self, rows: Tensor, pieces: Tensor, grid: int, halvings: int) -> tuple[Tensor, Tensor]:
         """The row with entries on given pieces, [N, K], and how far it is off, [N]: 0 for a solution, inf for none at all.
 
-        Z is scanned in ``grid`` steps over the values at which every entry has an inverse, then bisected.
+        Z is scanned in ``grid`` steps over the values at which every entry has an inverse, then bisected. At the largest of
+        them the smallest entries are zero but for rounding: a row that fits there is saturated.
         """
         found, off = torch.zeros_like(rows), torch.full((len(rows),), torch.inf, dtype=rows.dtype)
         low = (self._low[pieces] / rows).amax(dim=1) * (1 - _ROOM)
@@ -96,11 +98,12 @@ class ElementwiseInverse:
         scales = torch.lerp(low[possible], high[possible], torch.linspace(0, 1, grid, dtype=rows.dtype)[:, None])
         misses = torch.stack([self._missing(rows, pieces, scale) for scale in scales])
         crossed = misses[1:] * misses[:-1] <= 0
-        solved = crossed.any(dim=0)
-        nearest = misses.abs().argmin(dim=0)
-        at = torch.where(solved, crossed.to(torch.uint8).argmax(dim=0), nearest)[None]
+        within, ended = crossed.any(dim=0), misses[-1].abs() <= 2 * _EDGE * rows.shape[1]
+        solved = within | ended
+        at = torch.where(within, crossed.to(torch.uint8).argmax(dim=0), misses.abs().argmin(dim=0))
+        at = torch.where(ended, grid - 1, at)[None]
         left, side = scales.gather(0, at)[0], misses.gather(0, at)[0].sign()
-        right = torch.where(solved, scales.gather(0, (at + 1).clamp_max(grid - 1))[0], left)
+        right = scales.gather(0, (at + within).clamp_max(grid - 1))[0]
         for _ in range(halvings):
             middle = (left + right) / 2
             same = self._missing(rows, pieces, middle).sign() == side
@@ -127,6 +130,7 @@ class ElementwiseInverse:
         y = rows.clamp(_LEAST, 1 - _LEAST)
         step = 1e-4 * torch.minimum(y, 1 - y).clamp_min(_LEAST)
         slope = (self._curve(y + step) - self._curve(y - step)).abs() / (2 * step)
+        slope[rows <= 1.01 * self._floor] = 0.0  # all smaller ones are served alike
         return -(y.log() + (1 - y).log() + slope.clamp_min(1e-3).log()).sum(dim=1)
 
 
@@ -143,6 +147,21 @@ def _monotone_pieces(curve: Curve, floor: float) -> list[tuple[Tensor, Tensor]]:
         part, height = entries[first : last + 1], values[first : last + 1]
         pieces.append((part, height) if height[0] < height[-1] else (part.flip(0), height.flip(0)))
     return pieces
+
+
+def _choices(count: int, wide: int) -> list[tuple[int, ...]]:
+    """Every choice among the first ``wide`` of ``count`` places, and runs of places from either end, each half as long again.
+
+    >>> _choices(4, 1)
+    [(), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (1, 2, 3), (2, 3), (3,)]
+    """
+    first = range(min(wide, count))
+    chosen = {places for size in range(len(first) + 1) for places in itertools.combinations(first, size)}
+    length = 0
+    while length < count:
+        length = min(count, max(length + 1, length * 3 // 2))
+        chosen |= {tuple(range(length)), tuple(range(count - length, count))}
+    return sorted(chosen)
 
 
 def _resampled(entries: Tensor, values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from modelmoat.attacks.recoveries._table import Table
 
 _QUERIES = 64
-_VALUES = 1 << 22  # distances held at a time: 16 MiB, and as much again for the comparison
+_VALUES = 1 << 22  # floats in a tensor of distances, or of rows of the table
 _ROUNDING = 1e-6
 _WIDER = 4.0
 
@@ -23,8 +23,8 @@ def posterior_mean(table: Table, received: Tensor, *, tolerance: float, same_top
 
     Distances are exact, but not all are computed: entries of two rows on the simplex differ by at most half their L1
     distance, so that a search within r looks only at rows whose entry for the top class of s is within r / 2 of its own,
-    in an order by that entry; r grows until something is found. Memory beyond the table: two tensors of at most 4 Mi
-    floats, 32 MiB, and 12 bytes per row of the table.
+    in an order by that entry; r grows until something is found. Memory beyond the table: three tensors of at most
+    4 Mi floats, 48 MiB, and at most 36 bytes per row of the table.
 
     Args:
         table: pairs of clean and served rows, [R, K].
@@ -73,7 +73,8 @@ class _Ordered:
         entries, room = asked[:, self._label], radius / 2 + _ROUNDING
         edges = torch.stack([entries.min() - room, entries.max() + room])
         first, last = torch.searchsorted(self._entries, edges).tolist()
-        parts = self._rows[first:last].split(max(1, _VALUES // len(asked))) if first < last else ()
+        size = max(1, _VALUES // max(asked.shape))
+        parts = self._rows[first:last].split(size) if first < last else ()
         if radius <= tolerance + _ROUNDING:
             return self._sums(asked, parts, asked.new_full((len(asked),), radius))
         nearest = asked.new_full((len(asked),), torch.inf)
@@ -84,7 +85,7 @@ class _Ordered:
     def _sums(self, asked: Tensor, parts: Sequence[Tensor], limit: Tensor) -> tuple[Tensor, Tensor]:
         sums, counts = torch.zeros_like(asked), torch.zeros(len(asked))
         for part in parts:
-            near = (self._distances(asked, part) <= limit[:, None]).float()
+            near = self._distances(asked, part).le_(limit[:, None])  # in place: ones and zeros, still floats
             sums += near @ self._table.clean[part]
             counts += near.sum(dim=1)
         return sums, counts

@@ -31,7 +31,7 @@ class Inverse(Pointwise):
     h^-1(Z s_k) sum to one (see `ElementwiseInverse`). The curve is not monotone, so that some served rows have more than
     one clean row behind them; then a likely one is taken. DCP answers of confidence ``beta`` and above are clean and stay;
     those below are inverted as if fully perturbed, which is wrong within about 0.01 of ``beta``. Rows with nothing behind
-    them become the nearest that has.
+    them become the nearest that has, or stay where no entry fits.
 
     Parameters:
         assumed: a defense that the attacker guesses, such as ``(dcp:beta=0.3,gamma=0.1)``; None is the victim's own,

@@ -21,7 +21,7 @@ class PartialBayes(Drawing):
     Rows are drawn around guesses at the clean answers and put through the attacker's own copy of the defense. An answer
     becomes the mean of the clean rows whose served rows lie within max(``tolerance``, smallest distance) of it in L1, of
     the same top class where the defense keeps it. Where guesses are rough (``prior=answers`` or ``clone``), what comes out
-    serves as the guesses of the next of ``rounds``. Memory: 8 K + 12 bytes per row of the table, and 32 MiB.
+    serves as the guesses of the next of ``rounds``. Memory: 8 K + 36 bytes per row of the table, and 48 MiB.
 
     Parameters:
         rows: of the table; the paper's has 1,000,000, fewer in the rounds of Jacobian attacks, where this one keeps them.

@@ -1,0 +1,113 @@
+"""What published attacks are known to do: costs by formula, and how clones compare on a small task.
+
+Costs of data-free attacks per iteration are in `test_data_free`, budgets that end within a batch in `test_conformance`,
+preferences of the bandit in `test_bandit`, recoveries in `recoveries`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modelmoat.attacks import parse_attack
+from modelmoat.attacks._zeroth_order import estimated_gradient, unit_directions
+from modelmoat.attacks.thief import CLONE_FIT
+from modelmoat.core.errors import BudgetExhausted
+from modelmoat.data import ImageSet, load, load_splits
+from modelmoat.models import Predictor, load_model
+from modelmoat.recipes import TrainingJob, create_recipe, train_victim
+from modelmoat.training import as_float, predict_top1
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0.141), (10, 0.412), (50, 0.711)])
+def test_estimated_gradients_have_the_published_cosine(count: int, expected: float) -> None:
+    size = 50
+    random = torch.Generator().manual_seed(0)
+    weights = torch.randn(16, size, generator=random, dtype=torch.float64)
+    points = torch.randn(1500, size, generator=random, dtype=torch.float64)
+
+    def values(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(inputs @ weights.T / size).square().sum(dim=-1)
+
+    leaf = points.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(values(leaf).sum(), leaf)
+    directions = unit_directions(count, points, random).double()
+    step = 1e-6
+    estimate = estimated_gradient(values(points + step * directions) - values(points), directions, step)
+    cosine = F.cosine_similarity(estimate, truth, dim=1).square().mean().sqrt()
+    assert float(cosine) == pytest.approx(math.sqrt(count / (count + size - 1)), rel=0.05)
+    assert math.sqrt(count / (count + size - 1)) == pytest.approx(expected, abs=1e-3)
+
+
+def test_jacobian_rounds_double_the_set_and_ask_no_point_again(steal: Callable, quick: Callable) -> None:
+    seeds, rounds = 6, 5
+    total = seeds * 2 ** (rounds - 1)  # 4,800 for 150 seeds and 6 rounds; asking all anew in every round takes 9,450
+    heist = steal(quick("jbda", seeds=seeds), [total])
+    assert [len(batch) for batch in heist.victim._sent] == [seeds, *(seeds * 2**number for number in range(rounds - 1))]
+    ledger = heist.victim.ledger
+    assert ledger.sent == total
+    assert ledger.unique > 0.9 * total
+
+
+@pytest.mark.parametrize(("budget", "inputs"), [(20, 6), (21, 7), (3, 1)])
+def test_every_copy_for_an_average_is_charged_and_inputs_are_whole(budget: int, inputs: int, steal: Callable) -> None:
+    heist = steal(parse_attack("knockoff+averaging:copies=3,over=repeats"), [budget], limit=budget)
+    assert heist.victim.ledger.sent == 3 * inputs == heist.thefts[0].sent <= budget
+    assert heist.victim.ledger.unique == inputs
+    assert heist.thefts[0].budget == budget
+
+
+@pytest.mark.parametrize("name", ["dfme", "maze", "jbda", "knockoff"])
+def test_a_budget_past_the_limit_is_refused_before_the_call_that_would_overshoot(
+    name: str, steal: Callable, quick: Callable
+) -> None:
+    with pytest.raises(BudgetExhausted):
+        steal(quick(name), [50], limit=45)
+    assert steal.last.victim.ledger.sent == steal.last.answered <= 45
+
+
+# On digits: a victim trained to the end, and the test images that nobody else saw
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    directory = tmp_path_factory.mktemp("acceptance") / "victim"
+    data = "digits,pool=0.4"
+    job = TrainingJob(
+        splits=load_splits(data), data=data, data_seed=0, arch="small_cnn", fit=CLONE_FIT, seed=0, directory=directory
+    )
+    train_victim(create_recipe("standard"), job)
+    return load_model(str(directory))
+
+
+@pytest.fixture
+def scores(steal: Callable, trained: Predictor) -> Callable[..., float]:
+    """Mean test accuracy of clones over two seeds."""
+    test = load("digits,split=test")
+
+    def score(spec: str, budget: int) -> float:
+        steal.model = trained
+        found = []
+        for seed in range(2):
+            clone = steal(parse_attack(spec), [budget], seed=seed, fit=CLONE_FIT).thefts[0].clone
+            found.append(float((predict_top1(clone, test) == test.labels).float().mean()))
+        return sum(found) / len(found)
+
+    return score
+
+
+@pytest.mark.slow
+def test_clones_compare_as_published(scores: Callable[..., float], trained: Predictor, pool: ImageSet) -> None:
+    test = load("digits,split=test")
+    victim = float((trained.predict(as_float(test.images)).argmax(dim=1) == test.labels).float().mean())
+    assert victim > 0.95
+    soft, hard = (scores(spec, len(pool)) for spec in ("knockoff", "knockoff+label_only"))
+    assert soft > 0.9 * victim
+    assert abs(soft - hard) < 0.04
+    few = 200
+    knockoff, jacobian = scores("knockoff", few), scores("jbda:seeds=50", few)
+    assert jacobian < knockoff - 0.03
