@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,3 +53,25 @@ def quick_assessments(_loaded: tuple[Callable, Callable], monkeypatch: pytest.Mo
     monkeypatch.setattr("modelmoat.assessment.latency._FEWEST", 1)
     monkeypatch.setattr("modelmoat.assessment.latency._MOST", 1)
     monkeypatch.setattr("modelmoat.attacks._jacobian._ROUND_STEPS", 5)
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run something in two processes on this machine, by torch's launcher."""
+
+    def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        with subprocess.Popen(
+            [*command, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=100)
+            finally:
+                process.terminate()  # the launcher ends its processes
+            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return launch

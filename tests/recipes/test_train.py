@@ -14,7 +14,8 @@ from modelmoat.core.seeds import derive
 from modelmoat.data import Splits, load_splits
 from modelmoat.models import ModelCard, create_network, load_artifact, load_model
 from modelmoat.recipes import RECIPES, TrainingJob, create_recipe, parse_recipe, train_victim
-from modelmoat.training import FitSettings, TrainingDiverged, pixel_statistics
+from modelmoat.recipes._ood import OodBatches
+from modelmoat.training import FitSettings, TrainingDiverged, World, pixel_statistics
 from modelmoat.victims import Victim
 
 DATA = "digits,subset=300,pool=0.2"
@@ -205,6 +206,18 @@ def test_a_diverged_training_leaves_no_victim(make_job: MakeJob) -> None:
 def test_nothing_is_learned_from_validation_or_test(make_job: MakeJob, splits: Splits) -> None:
     part = replace(splits, validation=splits.validation.take(torch.arange(5)), test=splits.test.take(torch.arange(5)))
     assert train(make_job("a")).weights_digest == train(make_job("b", splits=part)).weights_digest
+
+
+def test_how_many_processes_train_is_no_part_of_the_fingerprint(make_job: MakeJob) -> None:
+    recipe = create_recipe("standard")
+    assert make_job(world=World(1, 2)).fingerprint(recipe) == make_job().fingerprint(recipe)
+
+
+def test_each_process_draws_for_itself(make_job: MakeJob, splits: Splits) -> None:
+    jobs = [make_job(), *(make_job(world=World(rank, 2)) for rank in range(2))]
+    alone, first, second = (OodBatches(splits.train, job).take(8) for job in jobs)
+    assert torch.equal(first, alone)
+    assert not torch.equal(second, first)
 
 
 @pytest.mark.parametrize("name", RECIPES.names())

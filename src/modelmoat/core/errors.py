@@ -10,6 +10,7 @@ ModelmoatError                 the message has the value given, the limit, the f
 │   │   └── InvalidAnswer      a model answered with something that is not an answer
 │   └── RunError               a run directory that does not fit the command
 ├── BudgetExhausted            the ledger refused inputs past the budget
+├── ProcessLost                another process of the same training ended
 └── TrainingDiverged           the loss of a training is no longer a number
 ```
 """

@@ -49,12 +49,12 @@ class OodRecipe(Recipe):
 class OodBatches:
     """Random batches of out-of-distribution images, drawn with replacement and augmented like the training images.
 
-    What an epoch draws depends on the job's seed and the number of the epoch alone.
+    What an epoch draws depends on the job's seed, the process and the number of the epoch alone.
     """
 
     def __init__(self, images: ImageSet, job: TrainingJob) -> None:
         self._images = images
-        self._seed, self._device = job.seed, job.device
+        self._seed, self._device = job.share_seed, job.device
         self._augment = resolve_augment(job.fit.augment, images.shape[0], images.shape[1])
         self.start_epoch(0)
 

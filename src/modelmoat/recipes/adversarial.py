@@ -56,10 +56,10 @@ class Adversarial(Recipe):
 
     def train(self, network: Classifier, job: TrainingJob) -> FitResult:
         """Attack each batch, then learn from it."""
-        starts = generator(job.seed, "starts", 0)
+        starts = generator(job.share_seed, "starts", 0)
 
         def on_epoch(number: int) -> None:
-            starts.manual_seed(derive(job.seed, "starts", number))
+            starts.manual_seed(derive(job.share_seed, "starts", number))
 
         def objective(trained: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
             worst = self.attack(trained, images, targets, starts)

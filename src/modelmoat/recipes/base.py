@@ -16,6 +16,7 @@ from modelmoat.core.seeds import derive
 from modelmoat.data import ImageSet, Splits
 from modelmoat.models import Classifier, ModelCard, save_model
 from modelmoat.training import (
+    ALONE,
     Backward,
     FitResult,
     FitSettings,
@@ -23,6 +24,7 @@ from modelmoat.training import (
     Objective,
     Progress,
     Trained,
+    World,
     accuracy,
     cross_entropy,
     fit,
@@ -48,6 +50,7 @@ class TrainingJob:
         device: where to train.
         progress: called after each step.
         ood: out-of-distribution images, for recipes that ask for them with `Recipe.load_ood`.
+        world: the processes that train it together, of `modelmoat.training.launched`.
     """
 
     splits: Splits
@@ -60,14 +63,24 @@ class TrainingJob:
     device: str = "cpu"
     progress: Progress | None = None
     ood: ImageSet | None = None
+    world: World = ALONE
 
     @property
     def checkpoints(self) -> list[Path]:
         """Files to resume from, of the victim and of other networks that its recipe trains before it."""
         return sorted(self.directory.glob(f"*{CHECKPOINT_FILE}"))
 
+    @property
+    def share_seed(self) -> int:
+        """Seed of what a recipe draws for the images of a step: each process draws apart, for its own share of them."""
+        return derive(self.seed, "process", self.world.rank) if self.world.rank else self.seed
+
     def fingerprint(self, recipe: Recipe) -> str:
-        """Hash of all that the trained weights depend on."""
+        """Hash of all that the trained weights depend on.
+
+        The number of processes is no part of it: for a loss that is a mean over images their weights agree up to rounding.
+        Where each share counts by itself (batch norm, draws of a recipe), they differ as with another seed.
+        """
         return digest_of(
             {
                 "recipe": recipe.spec,
@@ -131,6 +144,7 @@ class TrainingJob:
             log=self.directory / f"{prefix}{LOG_FILE}",
             evaluate=evaluate,
             progress=progress,
+            world=self.world,
         )
 
 

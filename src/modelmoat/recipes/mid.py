@@ -50,10 +50,10 @@ class Mid(Recipe):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(job.seed, "bottleneck"))
             coded = Coded(network, width)
-        noise = generator(job.seed, "noise", 0)
+        noise = generator(job.share_seed, "noise", 0)
 
         def on_epoch(number: int) -> None:
-            noise.manual_seed(derive(job.seed, "noise", number))
+            noise.manual_seed(derive(job.share_seed, "noise", number))
 
         def objective(trained: nn.Module, images: Tensor, targets: Tensor) -> Terms:
             del trained  # it is the coded network

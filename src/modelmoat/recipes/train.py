@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 from modelmoat import __version__
@@ -19,7 +20,8 @@ from modelmoat.training import FitResult, pixel_statistics
 def train_victim(recipe: Recipe, job: TrainingJob) -> ModelCard:
     """Train a victim and write its artifact to ``job.directory``.
 
-    An interrupted training goes on after its last whole epoch. A finished one is not trained again.
+    An interrupted training goes on after its last whole epoch. A finished one is not trained again. Where several processes
+    train together, each calls this with the same job, and the first one alone writes.
 
     Raises:
         RunError: the directory holds a victim or a checkpoint of another training, is in use, or cannot be written.
@@ -27,11 +29,13 @@ def train_victim(recipe: Recipe, job: TrainingJob) -> ModelCard:
         DataError, OptionError: out-of-distribution images that cannot be used.
     """
     job = replace(job, ood=recipe.load_ood(job))
-    fingerprint = job.fingerprint(recipe)
-    if _is_finished(job):
-        return _finished(job, fingerprint)
-    with locked(job.directory):
-        return _finished(job, fingerprint) if _is_finished(job) else _trained(recipe, job, fingerprint)
+    fingerprint, world = job.fingerprint(recipe), job.world
+    card = world.from_main(lambda: _finished(job, fingerprint))
+    if card:
+        return card
+    with locked(job.directory) if world.is_main else nullcontext():
+        card = world.from_main(lambda: _finished(job, fingerprint))
+        return card or _trained(recipe, job, fingerprint)
 
 
 def _trained(recipe: Recipe, job: TrainingJob, fingerprint: str) -> ModelCard:
@@ -46,9 +50,13 @@ def _trained(recipe: Recipe, job: TrainingJob, fingerprint: str) -> ModelCard:
         std=std,
     )
     result = recipe.train(network, job)
-    card = recipe.finish(network, result, job, _card(recipe, job, result, fingerprint, mean, std))
-    _remove_checkpoints(job)
-    return card
+
+    def finish() -> ModelCard:
+        card = recipe.finish(network, result, job, _card(recipe, job, result, fingerprint, mean, std))
+        _remove_checkpoints(job)
+        return card
+
+    return job.world.from_main(finish)
 
 
 def _remove_checkpoints(job: TrainingJob) -> None:
@@ -56,12 +64,11 @@ def _remove_checkpoints(job: TrainingJob) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_finished(job: TrainingJob) -> bool:
+def _finished(job: TrainingJob, fingerprint: str) -> ModelCard | None:
+    """The card of a victim that is there already."""
     with disk_errors(job.directory):
-        return (job.directory / CARD_FILE).exists()
-
-
-def _finished(job: TrainingJob, fingerprint: str) -> ModelCard:
+        if not (job.directory / CARD_FILE).exists():
+            return None
     card = load_card(job.directory)
     if card.fingerprint != fingerprint:
         raise RunError(

@@ -2,6 +2,7 @@
 
 from modelmoat.training.augment import augment_batch, resolve_augment
 from modelmoat.training.checkpoint import Trained
+from modelmoat.training.distributed import ALONE, ProcessLost, World, launched
 from modelmoat.training.fit import (
     Backward,
     FitResult,
@@ -21,23 +22,27 @@ from modelmoat.training.sources import Images, TensorImages, as_float, as_images
 from modelmoat.training.statistics import pixel_statistics
 
 __all__ = [
+    "ALONE",
     "PRECISIONS",
     "Backward",
     "FitResult",
     "FitSettings",
     "Images",
     "Objective",
+    "ProcessLost",
     "Progress",
     "TensorImages",
     "Terms",
     "Trained",
     "TrainingDiverged",
+    "World",
     "accuracy",
     "as_float",
     "as_images",
     "augment_batch",
     "cross_entropy",
     "fit",
+    "launched",
     "make_optimizer",
     "pixel_statistics",
     "predict_logits",

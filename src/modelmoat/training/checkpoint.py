@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, Trained], *, epoch: int, fin
     """Write a checkpoint after ``epoch`` whole epochs; ``fingerprint`` names the training it belongs to."""
     tensors: dict[str, Tensor] = {}
     for name, part in parts.items():
-        tensors |= {f"{name}{key}": value.detach().cpu().contiguous() for key, value in _state_of(part).items()}
+        tensors |= {f"{name}{key}": value.detach().cpu().contiguous() for key, value in state_of(part).items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={"epoch": str(epoch), "fingerprint": fingerprint}))
 
@@ -64,7 +64,8 @@ def load_checkpoint(path: Path, parts: Mapping[str, Trained], *, fingerprint: st
     return int(metadata["epoch"])
 
 
-def _state_of(part: Trained) -> dict[str, Tensor]:
+def state_of(part: Trained) -> dict[str, Tensor]:
+    """Every tensor that the training changes, by name: those of the network and those of its optimizer."""
     tensors = {f"{_NETWORK}{key}": value for key, value in part.network.state_dict().items()}
     states = part.optimizer.state_dict()["state"] if part.optimizer else {}
     for index, state in states.items():

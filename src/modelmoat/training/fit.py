@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelmoat.core.errors import ModelmoatError
+from modelmoat.core.errors import ModelmoatError, RunError
 from modelmoat.core.seeds import generator
 from modelmoat.training.augment import augment_batch, resolve_augment
-from modelmoat.training.checkpoint import Trained, load_checkpoint, save_checkpoint
+from modelmoat.training.checkpoint import Trained, load_checkpoint, save_checkpoint, state_of
+from modelmoat.training.distributed import ALONE, World
 from modelmoat.training.log import Epoch, TrainingLog
 from modelmoat.training.precision import autocast, resolve_precision
 from modelmoat.training.settings import Augment, FitSettings
@@ -77,12 +78,19 @@ def fit(
     log: Path | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> FitResult:
     """Train ``network`` in place and leave it in evaluation mode with the weights of the last epoch.
 
     The order of images and their augmentation depend on ``seed`` and the number of the epoch alone, so a training that
     was interrupted and resumed ends with the same weights as one that was not. An objective that draws at random keeps
     this up by seeding its draws in ``on_epoch``; one that trains other networks, by naming them in ``companions``.
+
+    With several processes in ``world``, all of them call this with the same arguments. Each takes its share of the rows of
+    every batch, and the step follows the mean of their gradients, weighted by their rows: that of the whole batch, up to
+    rounding, where the loss is a mean over images. What is no such mean sees one share at a time: batch norm normalizes by
+    it (running statistics are those of the first process), and so does a ``backward`` that clips or projects gradients.
+    Companions with an optimizer are averaged after every step. Files and progress are the first process's affair.
 
     Args:
         network: takes float32 images in [0, 1], returns scores [B, K].
@@ -101,32 +109,37 @@ def fit(
         log: file that gets one line per epoch.
         evaluate: called after each epoch; its shares in [0, 1] are shown with the progress and logged.
         progress: called after each step.
+        world: the processes that train together.
 
     Raises:
         TrainingDiverged: the mean loss of an epoch or a weight after it is not finite; the checkpoint of the epoch before
             is kept.
-        RunError: the checkpoint belongs to another training.
+        RunError: the checkpoint belongs to another training, or is not the same for all processes.
+        OptionError: batches too small to be shared by all processes.
     """
     device = torch.device(device)
     _move(network, device)
     for companion in (companions or {}).values():
         _move(companion.network, device)
     optimizer = make_optimizer(network, settings)
-    loop = _Loop(network, as_images(images), targets, settings, seed, device, objective, backward, optimizer)
     parts = {"": Trained(network, optimizer)} | {
         f"companion.{name}.": part for name, part in (companions or {}).items()
     }
-    first = load_checkpoint(checkpoint, parts, fingerprint=fingerprint) if checkpoint else 0
-    journal = TrainingLog(log, first) if log else None
+    others = list((companions or {}).values())
+    source = as_images(images)
+    loop = _Loop(network, optimizer, others, source, targets, settings, seed, device, objective, backward, world)
+    first = _resumed(checkpoint, parts, fingerprint, world)
+    journal = TrainingLog(log, first) if log and world.is_main else None
+    told = progress if world.is_main else None
     epochs: list[Epoch] = []
     for number in range(first, loop.epochs):
         if on_epoch:
             on_epoch(number)
-        epoch = loop.run_epoch(number, epochs[-1].words() if epochs else "", progress)
+        epoch = loop.run_epoch(number, epochs[-1].words() if epochs else "", told)
         epochs.append(replace(epoch, scores=dict(evaluate(network))) if evaluate else epoch)
         if journal:
             journal.add(epochs[-1])
-        if checkpoint:
+        if checkpoint and world.is_main:
             save_checkpoint(checkpoint, parts, epoch=number + 1, fingerprint=fingerprint)
     network.eval()
     names = dict.fromkeys(name for epoch in epochs for name in epoch.terms)
@@ -139,28 +152,42 @@ def fit(
     )
 
 
+def _resumed(checkpoint: Path | None, parts: Mapping[str, Trained], fingerprint: str, world: World) -> int:
+    """Epochs behind the checkpoint that all processes have read, and the first one's networks for all."""
+    first = load_checkpoint(checkpoint, parts, fingerprint=fingerprint) if checkpoint else 0
+    found = world.gathered(first)
+    if len(set(found)) > 1:
+        raise RunError(
+            f"{checkpoint} has {', '.join(map(str, found))} epochs behind it, as each process sees it; "
+            "fix: a folder that all machines share"
+        )
+    world.copy_main(value for part in parts.values() for value in part.network.state_dict().values())
+    return first
+
+
+@dataclass
 class _Loop:
     """State that all epochs of one training share."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        source: Images,
-        targets: Tensor,
-        settings: FitSettings,
-        seed: int,
-        device: torch.device,
-        objective: Objective,
-        backward: Backward,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.network, self.source, self.settings = network, source, settings
-        self.seed, self.device, self.optimizer = seed, device, optimizer
-        self.objective, self.backward = objective, backward
-        self.targets = targets.to(device)
-        self.precision = resolve_precision(settings.precision, device)
-        self.steps_per_epoch = settings.steps_per_epoch(len(source))
-        self.epochs = settings.total_epochs(len(source))
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    companions: list[Trained]
+    source: Images
+    targets: Tensor
+    settings: FitSettings
+    seed: int
+    device: torch.device
+    objective: Objective
+    backward: Backward
+    world: World
+
+    def __post_init__(self) -> None:
+        rows = len(self.source)
+        self.world.check_batch(self.settings.batch_size, rows)
+        self.targets = self.targets.to(self.device)
+        self.precision = resolve_precision(self.settings.precision, self.device)
+        self.steps_per_epoch = self.settings.steps_per_epoch(rows)
+        self.epochs = self.settings.total_epochs(rows)
         self.augment = self._augment()
 
     def run_epoch(self, epoch: int, words: str, progress: Progress | None) -> Epoch:
@@ -173,24 +200,43 @@ class _Loop:
             done = epoch * self.steps_per_epoch + step
             self._set_lr((done + 0.5) / (self.epochs * self.steps_per_epoch))
             for name, value in self._step(rows, offsets).items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value
             if progress:
                 progress(done + 1, self.epochs * self.steps_per_epoch, words)
+        self.world.add_up(sums.values())
         means = {name: float(total) / self.steps_per_epoch for name, total in sums.items()}
         ended = Epoch(epoch=epoch + 1, lr=self.optimizer.param_groups[0]["lr"], loss=sum(means.values()), terms=means)
         self._check(ended)
         return ended
 
     def _step(self, rows: Tensor, offsets: torch.Generator) -> Terms:
-        batch = self.source.batch(rows).to(self.device)
-        batch = as_float(augment_batch(batch, self.augment, offsets)).contiguous(memory_format=torch.channels_last)
-        with autocast(self.precision, self.device):
-            loss = self.objective(self.network, batch, self.targets[rows.to(self.device)])
-        terms = {LOSS: loss} if isinstance(loss, Tensor) else loss
+        """Terms of this process's share of a batch, weighted by its part of the rows."""
+        own, weight = self.world.share(len(rows))
+        batch = augment_batch(self.source.batch(rows).to(self.device), self.augment, offsets)[own]
+        terms = self._terms(batch, self.targets[rows[own].to(self.device)]) if weight else {}
         self.optimizer.zero_grad(set_to_none=True)
-        self.backward(terms)
+        if terms:
+            self.backward(terms)
+        self.world.average_gradients(self.optimizer.param_groups[0]["params"], weight)
         self.optimizer.step()
-        return terms
+        self._align(weight)
+        return {name: value.detach() * weight for name, value in terms.items()}
+
+    def _terms(self, batch: Tensor, targets: Tensor) -> Terms:
+        batch = as_float(batch).contiguous(memory_format=torch.channels_last)
+        with autocast(self.precision, self.device):
+            loss = self.objective(self.network, batch, targets)
+        return {LOSS: loss} if isinstance(loss, Tensor) else loss
+
+    def _align(self, weight: float) -> None:
+        """Keep equal on all processes what gradients alone do not: buffers, and companions that learn on their own."""
+        if self.world.size == 1:
+            return
+        for part in self.companions:
+            if part.optimizer:
+                self.world.average((value for value in state_of(part).values() if value.is_floating_point()), weight)
+        networks = [self.network, *(part.network for part in self.companions)]
+        self.world.copy_main(buffer for network in networks for buffer in network.buffers())
 
     def _check(self, epoch: Epoch) -> None:
         state = [value for value in self.network.state_dict().values() if value.is_floating_point()]
