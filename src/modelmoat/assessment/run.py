@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,15 +16,17 @@ from modelmoat.assessment.insight import DefenseInsight
 from modelmoat.assessment.robustness import Robustness, RobustnessProbe
 from modelmoat.assessment.scene import Scene, set_scene
 from modelmoat.assessment.spec import AssessmentSpec
+from modelmoat.assessment.suites import has_a_use
 from modelmoat.assessment.utility import Utility, evaluate_theft, measure_utility
 from modelmoat.attacks import Attack, Theft, Thief
+from modelmoat.attacks.clones import CloneCache
 from modelmoat.core.records import Record
 from modelmoat.core.runs import now
-from modelmoat.defenses import Defense
+from modelmoat.defenses import Defense, parse_defense
 from modelmoat.models import Classifier, ModelCard, save_model
 from modelmoat.models.artifact import CARD_FILE
 from modelmoat.training import TrainingDiverged
-from modelmoat.victims import Responder, Victim
+from modelmoat.victims import BatchMemory, BusyVictim, QueryTarget, Responder, Victim
 
 T = TypeVar("T")
 
@@ -67,6 +70,7 @@ def assess(
         scene = set_scene(spec)
         _check_defenses(spec, scene)
         _check_attackers(spec, scene)
+        _tell_left_out(scene)
         probe = _probe(spec, scene, observer)
         run = _Run(spec, scene, RunFolder(out, spec, scene, command or []), observer, probe)
         return run.records()
@@ -74,7 +78,7 @@ def assess(
 
 def _check_defenses(spec: AssessmentSpec, scene: Scene) -> None:
     """Let defenses that are cheap to prepare refuse the victim before the first query is paid."""
-    for defense in scene.subject.lineup(spec.defenses):
+    for defense in lineup(spec, scene):
         if "training" not in defense.needs:
             defense.prepare(scene.subject.preparation(seed=0, device=spec.device))
 
@@ -83,6 +87,21 @@ def _check_attackers(spec: AssessmentSpec, scene: Scene) -> None:
     """Let attackers who know a defense say that what they know is of no use, before the first query is paid."""
     for defense, attack in product(scene.subject.lineup(spec.defenses), spec.attackers):
         attack.check_insight(DefenseInsight(defense))
+
+
+def _tell_left_out(scene: Scene) -> None:
+    for attack, reason in scene.left_out.items():
+        warnings.warn(f"{attack} of the suite stays out: {reason}", stacklevel=2)
+
+
+def lineup(spec: AssessmentSpec, scene: Scene) -> list[Defense]:
+    """The defenses to attack: those asked for and, where they are to be bracketed, the ceiling and the floor."""
+    asked = scene.subject.lineup(spec.defenses)
+    names = {defense.spec for defense in asked}
+    if not spec.bracketed or spec.output.kind == "label" or names <= {"none", "label_only"}:
+        return asked
+    ends = [defense for defense in map(parse_defense, ("none", "label_only")) if defense.spec not in names]
+    return [*ends, *asked]
 
 
 def _probe(spec: AssessmentSpec, scene: Scene, observer: Observer | None) -> RobustnessProbe | None:
@@ -107,6 +126,7 @@ class _Run:
         self._spec, self._scene, self._folder, self._observer, self._probe = spec, scene, folder, observer, probe
         self._prepared: dict[tuple[str, int], Responder] = {}
         self._utilities: dict[tuple[str, int], Utility] = {}
+        self._clones, self._memory = CloneCache(), BatchMemory()
 
     def records(self) -> list[Record]:
         """Fill in what is missing; the records of the grid, in its order."""
@@ -126,8 +146,10 @@ class _Run:
 
     def _jobs(self) -> list[_Job]:
         spec, jobs = self._spec, []
-        defenses = self._scene.subject.lineup(spec.defenses)
-        for defense, attack, seed in product(defenses, spec.attackers, _once(spec.seeds)):
+        defenses, asked = lineup(spec, self._scene), set(spec.attackers)
+        for defense, attack, seed in product(defenses, self._scene.attackers, _once(spec.seeds)):
+            if attack not in asked and not has_a_use(attack, DefenseInsight(defense)):
+                continue
             cells = {
                 budget: self._folder.cell(defense.spec, attack.spec, budget, seed)
                 for budget in sorted(set(spec.budgets))
@@ -142,8 +164,9 @@ class _Run:
 
     def _run(self, job: _Job) -> Iterator[Record]:
         journal = self._folder.journal(job.defense.spec, job.attack.spec, job.seed)
-        victim = Victim(self._scene.predictor, defense=self._ready(job), output=self._spec.output)
-        victim = victim.with_ledger(max(job.missing), journal)
+        victim = Victim(
+            self._scene.predictor, defense=self._ready(job), output=self._spec.output, memory=self._memory
+        ).with_ledger(max(job.missing), journal)
         budgets = [budget for budget in job.cells if budget <= max(job.missing)]
         try:
             for theft in job.attack.run(self._thief(victim, job), budgets):
@@ -153,7 +176,7 @@ class _Run:
                 if self._spec.keep_clones:
                     self._keep(job, theft, theft.clone)
                 robustness = self._probe.measure(victim, theft.clone, utility.served) if self._probe else None
-                yield self._record(job, theft, utility, robustness)
+                yield self._record(job, theft, utility, robustness, max(1, len(victim.ledger.by_account)))
         except TrainingDiverged as error:
             raise TrainingDiverged(
                 f"a clone by {job.attack.spec} against {job.defense.spec}, seed {job.seed}: {error}"
@@ -181,20 +204,31 @@ class _Run:
 
     def _thief(self, victim: Victim, job: _Job) -> Thief:
         return Thief(
-            victim=victim,
-            pool=self._scene.pool,
+            victim=self._busy(victim, job),
+            pool=self._scene.pool_of(job.attack),
             clone_arch=self._scene.clone_arch,
             start=self._scene.start,
             fit=self._spec.clone_fit,
             seed=job.seed,
             device=self._spec.device,
+            accounts=self._spec.accounts,
+            clones=self._clones,
             wanted=job.missing,
             insight=DefenseInsight(job.defense, victim),
             progress=self._observer.stage if self._observer else None,
         )
 
-    def _record(self, job: _Job, theft: Theft, utility: Utility, robustness: Robustness | None) -> Record:
-        scene, spec = self._scene, self._spec
+    def _busy(self, victim: Victim, job: _Job) -> QueryTarget:
+        """The victim among benign traffic, which only a defense with a memory can tell from silence."""
+        share = self._spec.benign_share
+        if not share or not job.defense.stateful:
+            return victim
+        return BusyVictim(victim, self._scene.subject.splits.validation, share=share, seed=job.seed)
+
+    def _record(
+        self, job: _Job, theft: Theft, utility: Utility, robustness: Robustness | None, accounts: int
+    ) -> Record:
+        scene, spec, pool = self._scene, self._spec, self._scene.pool_of(job.attack)
         evaluation = evaluate_theft(theft, scene.test, scene.clean.probabilities, utility.served)
         costs = {key: value for key, value in vars(utility).items() if key != "served"}
         return Record(
@@ -209,10 +243,11 @@ class _Run:
             data=scene.subject.data,
             test_digest=self._folder.hashes["test"],
             test_size=len(scene.test),
-            pool=spec.pool,
-            pool_digest=self._folder.hashes["pool"],
-            pool_size=len(scene.pool),
+            pool=pool.reference if job.attack.own_kind else spec.pool,
+            pool_digest=pool.digest,
+            pool_size=len(pool),
             defense=job.defense.spec,
+            defense_stateful=job.defense.stateful,
             attack=job.attack.spec,
             attacker_knows=job.attack.knowledge(),
             defense_aware=job.attack.defense_aware,
@@ -222,6 +257,8 @@ class _Run:
             unique=theft.unique,
             clone_arch=scene.clone_arch,
             clone_init=spec.clone_init,
+            accounts=accounts,
+            benign_share=spec.benign_share,
             clone_steps=theft.steps,
             query_seconds=theft.query_seconds,
             train_seconds=theft.train_seconds,

@@ -9,10 +9,14 @@ import torch
 
 from modelmoat.assessment.spec import AssessmentSpec
 from modelmoat.assessment.subject import Subject, load_subject
+from modelmoat.assessment.suites import misfit
 from modelmoat.assessment.utility import clean_rows
+from modelmoat.attacks import Attack
 from modelmoat.core.errors import DataError, OptionError
+from modelmoat.core.seeds import generator
 from modelmoat.core.shapes import by, reshape_options
 from modelmoat.data import ImageSet, Splits, load, overlap
+from modelmoat.data.splits import share_of
 from modelmoat.models import Predictor, Start, arch_names, create_network, load_start
 from modelmoat.training import pixel_statistics
 from modelmoat.victims import CleanRows
@@ -28,6 +32,8 @@ class Scene:
         clone_arch: architecture of the clones.
         start: weights that clones start from; None for random ones.
         clean: undefended answers to the test images.
+        attackers: who attacks: those asked for, and those of the suite that fit.
+        left_out: why each other attacker of the suite does not fit, by its spec.
     """
 
     subject: Subject
@@ -35,6 +41,12 @@ class Scene:
     clone_arch: str
     start: Start | None
     clean: CleanRows
+    attackers: tuple[Attack, ...]
+    left_out: dict[str, str]
+
+    def pool_of(self, attack: Attack) -> ImageSet:
+        """Inputs that an attacker may send: the pool, or images of the victim's own kind where it holds some."""
+        return _pool_of(attack, self.pool, self.subject.splits, self.subject.data_seed)
 
     @property
     def predictor(self) -> Predictor:
@@ -63,13 +75,32 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     pool = _pool(spec, splits, subject.data_seed)
     _warn_of_known_pool(subject, pool)
     start = _start(spec, predictor, pool)
+    fitting, left_out = _suite(spec, subject, pool)
     return Scene(
         subject=subject,
         pool=pool,
         clone_arch=start.network.arch if start else _clone_arch(spec, predictor, pool),
         start=start,
         clean=clean_rows(predictor, splits.test),
+        attackers=tuple(dict.fromkeys([*spec.attackers, *fitting])),
+        left_out=left_out,
     )
+
+
+def _suite(spec: AssessmentSpec, subject: Subject, pool: ImageSet) -> tuple[list[Attack], dict[str, str]]:
+    """The suite's attackers that fit victim, pool and budgets, and why each other one does not."""
+    fitting, left_out = [], {}
+    for attack in spec.found_suite.attackers() if spec.found_suite else ():
+        try:
+            own = _pool_of(attack, pool, subject.splits, subject.data_seed)
+            reason = misfit(attack, own, spec.budgets, subject.splits.test.num_classes, spec.output)
+        except OptionError as error:
+            reason = str(error)
+        if reason is None:
+            fitting.append(attack)
+        else:
+            left_out[attack.spec] = reason
+    return fitting, left_out
 
 
 def _check_output(spec: AssessmentSpec, predictor: Predictor) -> None:
@@ -90,9 +121,24 @@ def _pool(spec: AssessmentSpec, splits: Splits, seed: int) -> ImageSet:
         )
     pool = _without_overlap(spec, pool, splits)
     for attack in spec.attackers:
-        attack.check(spec.budgets, len(pool))
-        attack.check_fit(pool, splits.test.num_classes)
+        own = _pool_of(attack, pool, splits, seed)
+        attack.check(spec.budgets, len(own))
+        attack.check_fit(own, splits.test.num_classes)
     return pool
+
+
+def _pool_of(attack: Attack, pool: ImageSet, splits: Splits, seed: int) -> ImageSet:
+    if not attack.own_kind:
+        return pool
+    count, available = share_of(len(splits.train), attack.own_kind), len(splits.validation)
+    if count > available:
+        raise OptionError(
+            f"'{attack.spec}': {attack.own_kind:g} of the {len(splits.train):,} training images are {count:,}, and the victim "
+            f"has {available:,} validation images; fix: a smaller share, or train on REF,pool=0.2 and attack with --pool "
+            "REF,pool=0.2,split=pool"
+        )
+    rows = torch.randperm(available, generator=generator(seed, "data at hand"))[:count]
+    return splits.validation.take(rows)
 
 
 def _warn_of_known_pool(subject: Subject, pool: ImageSet) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from modelmoat.assessment.subject import SubjectSpec
+from modelmoat.assessment.suites import Suite, find_suite
 from modelmoat.attacks import Attack
 from modelmoat.attacks.thief import CLONE_FIT
 from modelmoat.core.errors import OptionError, require
@@ -28,7 +29,12 @@ class AssessmentSpec:
         data_seed: seed of the victim's splits; None for the one that it was trained with.
         pool: reference of the attacker's inputs.
         attacks: who attacks.
+        suite: name of a fixed set of attackers that attack too; those that do not fit the victim or the pool stay out.
         defenses: what defends; each alone.
+        bracketed: whether the undefended model and the one that serves labels alone are attacked too, where anything else
+            is: the ceiling and the floor between which a defense lies.
+        accounts: accounts from which each attacker asks, in turns.
+        benign_share: share of all traffic that is benign users' (images of the victim's validation split).
         budgets: queries allowed.
         seeds: of the attacker's random draws.
         output: what an answer looks like.
@@ -52,6 +58,10 @@ class AssessmentSpec:
     attacks: tuple[Attack, ...]
     defenses: tuple[Defense, ...]
     budgets: tuple[int, ...]
+    suite: str | None = None
+    bracketed: bool = False
+    accounts: int = 1
+    benign_share: float = 0.0
     seeds: tuple[int, ...] = (0,)
     output: OutputFormat = field(default_factory=OutputFormat)
     clone_arch: str | None = None
@@ -67,7 +77,12 @@ class AssessmentSpec:
     robust_images: int = 1000
 
     def __post_init__(self) -> None:
-        require(bool(self.attacks), "no attack given; fix: --attack knockoff")
+        require(bool(self.attacks) or self.suite is not None, "no attack given; fix: --attack knockoff")
+        require(self.accounts >= 1, f"accounts={self.accounts}: expected at least 1")
+        require(
+            0 <= self.benign_share < 1, f"benign_share={self.benign_share}: expected a share in [0, 1), such as 0.5"
+        )
+        self.found_suite  # noqa: B018 - refuses an unknown name
         require(bool(self.defenses), "no defense given; fix: --defense none")
         require(
             bool(self.budgets) and min(self.budgets) >= 1, f"budgets {self.budgets}: expected at least one of 1 or more"
@@ -90,8 +105,13 @@ class AssessmentSpec:
                 )
 
     @property
+    def found_suite(self) -> Suite | None:
+        """The suite, if there is one; raises `UnknownReference` for a name that is none."""
+        return None if self.suite is None else find_suite(self.suite)
+
+    @property
     def attackers(self) -> tuple[Attack, ...]:
-        """All that attack, each once: those asked for, and after each the one that belongs beside it."""
+        """All that were asked for by name, each once, and after each the one that belongs beside it."""
         asked = [one for attack in self.attacks for one in (attack, attack.beside()) if one]
         return tuple(dict.fromkeys(asked))
 
@@ -115,6 +135,9 @@ class AssessmentSpec:
             "drop_overlap": self.drop_overlap,
             "robust": None,
             "clone_init": None,
+            "suite": str(self.found_suite) if self.suite else None,
+            "accounts": 1,
+            "benign_share": 0.0,
             **self.setting(),
             "attacks": [attack.spec for attack in self.attackers],
             "defenses": [defense.spec for defense in self.defenses],
@@ -130,5 +153,7 @@ class AssessmentSpec:
             "clone_fit": asdict(self.clone_fit),
             "device": self.device,
             **({"clone_init": self.clone_init} if self.clone_init else {}),
+            **({"accounts": self.accounts} if self.accounts > 1 else {}),
+            **({"benign_share": self.benign_share} if self.benign_share else {}),
             **({"robust": f"{self.robust.spec} on {self.robust_images} images"} if self.robust else {}),
         }

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from modelmoat.attacks.recoveries.accounts import Accounts
 from modelmoat.attacks.recoveries.base import Pointwise, Recovery, Repeated
 from modelmoat.attacks.thief import CloneMaker, Theft, Thief, Transfer
 from modelmoat.core.errors import OptionError
@@ -32,20 +33,23 @@ class Plan:
         repeated: sends copies; None where every input is asked once.
         arriving: act on each answer as it arrives, so that a strategy sees what they leave.
         training: act on the whole transfer set, before every training.
+        accounts: how many take turns at asking; None as the thief has it.
     """
 
     repeated: Repeated | None
     arriving: tuple[Pointwise, ...]
     training: tuple[Recovery, ...]
+    accounts: int | None = None
 
     @classmethod
     def of(cls, recoveries: Sequence[Recovery]) -> Plan:
         """Recoveries that look at one answer at a time act as it arrives, up to the first that looks at all."""
-        rest = list(recoveries)
+        accounts = [step.count for step in recoveries if isinstance(step, Accounts)]
+        rest = [step for step in recoveries if not isinstance(step, Accounts)]
         repeated = rest[0] if rest and isinstance(rest[0], Repeated) else None
         rest = rest[1:] if repeated else rest
         arriving = [step for step in itertools.takewhile(_is_pointwise, rest) if isinstance(step, Pointwise)]
-        return cls(repeated, tuple(arriving), tuple(rest[len(arriving) :]))
+        return cls(repeated, tuple(arriving), tuple(rest[len(arriving) :]), *accounts[:1])
 
     @property
     def copies(self) -> int:
@@ -72,7 +76,8 @@ class AwareThief(Thief):
     def of(cls, thief: Thief, plan: Plan, *, goal: int, wanted: frozenset[int] | None) -> Self:
         """A thief with the means of another; ``wanted`` counts inputs, not copies."""
         means: Mapping[str, object] = {item.name: getattr(thief, item.name) for item in fields(Thief)}
-        return cls(**{**means, "wanted": wanted}, plan=plan, plain=thief, goal=goal)  # type: ignore[arg-type]
+        means = {**means, "wanted": wanted, "accounts": plan.accounts or thief.accounts}
+        return cls(**means, plan=plan, plain=thief, goal=goal)  # type: ignore[arg-type]
 
     def query(self, inputs: Tensor) -> Answers:
         """Answers after the recoveries that act on each; every copy that is sent is charged."""

@@ -51,6 +51,11 @@ class Attack(Method):
         """Whether the attacker reckons with a defense; training on labels alone is the simplest way to do so."""
         return self.targets == "label"
 
+    @property
+    def own_kind(self) -> float:
+        """Images of the victim's own kind that take the place of the pool, as a share of its training set; 0 for none."""
+        return 0.0
+
     def knowledge(self) -> str:
         """What the attacker is given and reckons with, in words."""
         return f"{self.knows}; expects a defense and trains on labels alone" if self.targets == "label" else self.knows

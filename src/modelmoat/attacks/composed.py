@@ -13,6 +13,7 @@ from modelmoat.attacks._stream import StreamAttack
 from modelmoat.attacks.base import ATTACKS, Attack, checked_budgets
 from modelmoat.attacks.insight import Insight
 from modelmoat.attacks.recoveries import RECOVERIES, Recovery, Repeated
+from modelmoat.attacks.recoveries.accounts import Accounts
 from modelmoat.attacks.thief import Theft, Thief
 from modelmoat.core.errors import OptionError, UnknownReference, require
 from modelmoat.core.registry import split_outside
@@ -51,12 +52,16 @@ class Composed(Attack):
         require(
             self.attack.sends, f"'{self.attack.spec}' asks nothing, so there is nothing to recover; fix: give it alone"
         )
-        for step in self.recoveries[1:]:
+        for step in [step for step in self.recoveries if not isinstance(step, Accounts)][1:]:
             require(
                 not isinstance(step, Repeated),
                 f"'{step.spec}' sends copies and has to come first and alone of its kind; "
                 f"fix: {self.attack.spec}+{step.spec}+...",
             )
+        require(
+            sum(isinstance(step, Accounts) for step in self.recoveries) <= 1,
+            f"'{self.attack.spec}' with accounts twice; fix: one accounts:count=N",
+        )
         late = Plan.of(self.recoveries).training
         require(
             not (late and isinstance(self.attack, StreamAttack)),
@@ -83,6 +88,11 @@ class Composed(Attack):
     def defense_aware(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def own_kind(self) -> float:
+        """What the strategy holds."""
+        return self.attack.own_kind
 
     def knowledge(self) -> str:
         """What strategy and recoveries are given, in words."""

@@ -28,11 +28,16 @@ class DataAtHand(Attack):
     """Sends all of a small pool of the victim's own kind, then mixtures of its images, as far as the budget goes.
 
     A mixture is a x + (1 - a) x' of two random images, a ~ Beta(``alpha``, ``alpha``), shifted at random, and mirrored where
-    clones are trained so. Every one counts as a query. For an attacker who holds 1% of what the victim was trained on,
-    take the pool from images that it was not trained on: ``--pool REF,pool=0.2,split=pool,subset=1%``.
+    clones are trained so. Every one counts as a query.
+
+    Parameters:
+        alpha: of the mixing shares.
+        share: what the attacker holds, as a share of the victim's training set: that many of its validation images, which
+            it was not trained on. 0 takes the images of the pool, such as ``--pool REF,pool=0.2,split=pool,subset=1%``.
     """
 
     alpha: float = 1.0
+    share: float = 0.0
 
     paper: ClassVar[str] = "none: the attacker of Shafran et al., Beyond Labeling Oracles, TMLR 2024, with mixtures"
     knows: ClassVar[str] = (
@@ -45,6 +50,12 @@ class DataAtHand(Attack):
             self.alpha > 0 and math.isfinite(self.alpha),
             f"{self.name}:alpha={self.alpha}: expected a positive number, such as 1",
         )
+        require(0 <= self.share <= 1, f"{self.name}:share={self.share}: expected a share in [0, 1], such as 0.01")
+
+    @property
+    def own_kind(self) -> float:
+        """``share``."""
+        return self.share
 
     def check(self, budgets: Sequence[int], pool_size: int) -> None:
         """Mixtures need two images; all that is sent beyond the pool is mixed."""

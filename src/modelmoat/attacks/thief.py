@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from modelmoat.attacks.clones import CloneCache
 from modelmoat.attacks.insight import Insight
 from modelmoat.core.seeds import derive, generator
 from modelmoat.data import ImageSet
@@ -91,6 +93,8 @@ class Thief:
         seed: of every random draw of the attack.
         device: where clones are trained.
         account: the name under which queries are sent.
+        accounts: how many accounts take turns at it, input by input; more than one are numbered.
+        clones: clones trained before, for a transfer set that is the same again; None trains every one.
         wanted: budgets at which a clone is wanted; None for all. The others still get their queries.
         progress: told how far each stage is.
         insight: what it was told of the defense; None where nobody told it anything.
@@ -104,10 +108,12 @@ class Thief:
     seed: int = 0
     device: str = "cpu"
     account: str = "attacker"
+    accounts: int = 1
+    clones: CloneCache | None = None
     wanted: frozenset[int] | None = None
     progress: StageProgress | None = None
     insight: Insight | None = None
-    _clock: dict[str, float] = field(default_factory=lambda: {"query": 0.0}, repr=False)
+    _clock: dict[str, float] = field(default_factory=lambda: {"query": 0.0, "spared": 0.0}, repr=False)
 
     def pool_order(self) -> Tensor:
         """The pool's rows in this attacker's random order."""
@@ -116,9 +122,21 @@ class Thief:
     def query(self, inputs: Tensor) -> Answers:
         """Send inputs; every one of them is charged."""
         started = time.perf_counter()
-        answers = self.victim.query(inputs, self.account)
+        answers = self.victim.query(inputs, self.account) if self.accounts == 1 else self._query_in_turns(inputs)
         self._clock["query"] += time.perf_counter() - started
         return answers
+
+    def _query_in_turns(self, inputs: Tensor) -> Answers:
+        ledger = self.victim.ledger
+        ledger.admit(len(inputs))  # all accounts spend one budget
+        turns = (ledger.sent + torch.arange(len(inputs))) % self.accounts
+        shares = [(turns == turn).nonzero()[:, 0] for turn in range(self.accounts)]
+        parts = [
+            self.victim.query(inputs[rows], f"{self.account}-{number}")
+            for number, rows in enumerate(shares, start=1)
+            if len(rows)
+        ]
+        return Answers.join(parts)[torch.cat(shares).argsort()]
 
     def query_rows(self, rows: Tensor, *, goal: int) -> Answers:
         """Send rows of the pool in batches; ``goal`` is the last budget, for the progress."""
@@ -182,7 +200,15 @@ class Thief:
         return Transfer(as_images(images), targets)
 
     def make(self, images: Images, targets: Tensor, stage: str) -> tuple[Classifier, FitResult]:
-        """Train a clone from scratch on a transfer set."""
+        """Train a clone from scratch on a transfer set, or take the one that was trained on the same before."""
+        if self.clones is None:
+            return self._make(images, targets, stage)
+        setting = {"arch": self.clone_arch, "fit": asdict(self.fit), "seed": self.seed, "stage": stage}
+        made = self.clones.get(setting, images, targets, partial(self._make, images, targets, stage))
+        self._clock["spared"] += made.spared
+        return made.clone, made.result
+
+    def _make(self, images: Images, targets: Tensor, stage: str) -> tuple[Classifier, FitResult]:
         clone = self.new_clone("final")
         return clone, self.train(clone, images, targets, stage)
 
@@ -190,9 +216,10 @@ class Thief:
         """Train the final clone at a budget on the transfer set so far; ``maker`` says how, if not as `make` does."""
         if not self.wants(budget):
             return self.theft(budget, None)
-        started = time.perf_counter()
+        started = time.perf_counter() + self._clock["spared"]
         clone, result = (maker or self.make)(as_images(images), targets, f"clone at {budget:,}")
-        return self.theft(budget, clone, result.steps, result.precision, time.perf_counter() - started)
+        seconds = time.perf_counter() + self._clock["spared"] - started
+        return self.theft(budget, clone, result.steps, result.precision, seconds)
 
     def wants(self, budget: int) -> bool:
         """Whether a clone is wanted at a budget."""

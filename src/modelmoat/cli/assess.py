@@ -22,6 +22,8 @@ _OPTION_OF = {
     "price_per_1000": "--price",
     "target_fidelity": "--target",
     "robust_images": "--robust-images",
+    "accounts": "--accounts",
+    "benign_share": "--benign-share",
 }
 LIMITED = ("fidelity", "served_fidelity", "clone_accuracy", "relative_accuracy")
 
@@ -57,13 +59,30 @@ def assess(
         int | None,
         typer.Option(help="Seed of the victim's splits; its own if left out, 0 for models trained elsewhere."),
     ] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="Attack; repeat for several; knockoff if left out.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Attack; repeat for several; knockoff if there is no suite either.")
+    ] = None,
     defense: Annotated[
         list[str] | None,
         typer.Option(
             help="Defense; repeat for several; none if left out. A protected victim is attacked as it is, too."
         ),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Attack with a fixed set of attackers: quick, standard or full; beside those of --attack."),
+    ] = None,
+    bracket: Annotated[
+        bool,
+        typer.Option(
+            help="Where a defense is assessed, also attack the undefended model and the one that serves labels alone: "
+            "ceiling and floor of what the defense can gain."
+        ),
+    ] = True,
+    accounts: Annotated[int, typer.Option(help="Accounts from which each attacker asks, in turns.")] = 1,
+    benign_share: Annotated[
+        float, typer.Option(help="Share of all traffic that is benign users', from the victim's validation images.")
+    ] = 0.0,
     seed: Annotated[str, typer.Option(help="Seeds of the attacker; several give intervals.")] = "0",
     output: Annotated[
         str,
@@ -126,7 +145,11 @@ def assess(
             data=data,
             data_seed=data_seed,
             pool=pool,
-            attacks=tuple(parse_attack(text) for text in attack or ["knockoff"]),
+            attacks=tuple(parse_attack(text) for text in attack or ([] if suite else ["knockoff"])),
+            suite=suite,
+            bracketed=bracket,
+            accounts=accounts,
+            benign_share=benign_share,
             defenses=tuple(parse_defense(text) for text in defense or ["none"]),
             budgets=read_numbers("--budget", budget, least=1),
             seeds=read_numbers("--seed", seed, least=0),
@@ -151,7 +174,8 @@ def assess(
         )
     records = run_and_report(spec, out, as_json=json_)
     if limit:
-        _verdict(records, *limit)
+        ends = {"none", "label_only"} - {defense.spec for defense in spec.defenses}  # what was added to compare with
+        _verdict([record for record in records if record.defense not in ends], *limit)
 
 
 def run_and_report(spec: AssessmentSpec, out: Path, *, as_json: bool = False) -> list[Record]:

@@ -58,6 +58,7 @@ class Record(BaseModel):
     pool_size: int
 
     defense: str
+    defense_stateful: bool = Field(default=False, description="whether answers depend on earlier queries")
     attack: str
     attacker_knows: str = Field(description="what the attacker was given, in words")
     defense_aware: bool = Field(description="whether the attacker reckoned with a defense")
@@ -65,6 +66,8 @@ class Record(BaseModel):
     seed: int
     sent: int = Field(description="inputs answered, repeats included")
     unique: int = Field(description="different inputs answered")
+    accounts: int = Field(default=1, description="accounts that the attacker asked from")
+    benign_share: float = Field(default=0.0, ge=0, lt=1, description="share of all traffic that was benign users'")
 
     victim_accuracy: float = Field(ge=0, le=1, description="of the undefended victim on the test set")
     defended_accuracy: float = Field(ge=0, le=1, description="of the served answers on the test set")

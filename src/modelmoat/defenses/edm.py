@@ -48,6 +48,7 @@ class Edm(PreparableDefense):
         members: N, how many networks.
         lambda_d: weight of diversity.
         epochs: how long the members are trained.
+        lr: highest learning rate of members and helper; the sum of losses diverges earlier than one network's.
         arch: of the members; the victim's where it is None.
         ood: data reference without options for x', resized to the victim's input; or ``noise``, smoothed random pixels.
         ood_images: how many of them at most.
@@ -69,6 +70,7 @@ class Edm(PreparableDefense):
     members: int = 5
     lambda_d: float = 1.0
     epochs: int = 20
+    lr: float = 0.05
     arch: str | None = None
     ood: str = PATCHES
     ood_images: int = 5000
@@ -85,6 +87,7 @@ class Edm(PreparableDefense):
     def __post_init__(self) -> None:
         for name in ("epochs", "hash_bins", "hash_epochs", "ood_images"):
             require(getattr(self, name) >= 1, f"edm:{name}={getattr(self, name)}: expected at least 1")
+        require(self.lr > 0, f"edm:lr={self.lr}: expected a positive number, such as 0.05")
         require(self.members >= 2, f"edm:members={self.members}: expected at least 2, such as 5")
         require(self.lambda_d >= 0, f"edm:lambda_d={self.lambda_d}: expected 0 or more, such as 1")
         for name in ("ood", "hash_data"):
@@ -126,7 +129,7 @@ class Edm(PreparableDefense):
             fitted = F.cross_entropy(known.flatten(0, 1), targets.repeat(self.members)) * self.members
             return fitted + self.lambda_d * diversity_loss(unknown.softmax(dim=2))
 
-        settings = FitSettings(epochs=self.epochs)
+        settings = FitSettings(epochs=self.epochs, lr=self.lr)
         fit(
             _Together(members),
             train,
@@ -158,7 +161,7 @@ class Edm(PreparableDefense):
             mean=mean,
             std=std,
         )
-        settings = FitSettings(epochs=self.hash_epochs, augment="none")
+        settings = FitSettings(epochs=self.hash_epochs, lr=self.lr, augment="none")
         fit(helper, images, labels, settings, seed=derive(seed, "edm", "helper"), device=device)
         return helper
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from modelmoat.report.advice import actions, headline, verdict
 from modelmoat.report.caution import caveats
+from modelmoat.report.gap import Gap, gap_sentences, gaps
 from modelmoat.report.summary import Best, DefenseResult, Reach, Summary, summarize
 
 REPORT_FILE = "report.html"
@@ -18,10 +19,13 @@ __all__ = [
     "REPORT_FILE",
     "Best",
     "DefenseResult",
+    "Gap",
     "Reach",
     "Summary",
     "actions",
     "caveats",
+    "gap_sentences",
+    "gaps",
     "headline",
     "summarize",
     "verdict",

@@ -20,10 +20,11 @@ from modelmoat.core.runs import RUN_FILE, RunInfo, read_run
 from modelmoat.report import advice, caution, wording
 from modelmoat.report.charts import Dot, curve_chart, tradeoff_chart
 from modelmoat.report.curves import Point, aggregate, curves, one_victim, thefts
+from modelmoat.report.gap import gaps
 from modelmoat.report.series import Series, assign
 from modelmoat.report.standards import SOURCE, controls
 from modelmoat.report.summary import Summary, summarize_points
-from modelmoat.report.tables import columns, defense_rows, prices, rows
+from modelmoat.report.tables import columns, defense_rows, gap_rows, prices, rows
 
 _FILES = {
     "records.jsonl": "one line per attack, budget, defense and seed, as it was measured",
@@ -64,6 +65,7 @@ def render(directory: Path) -> str:
         columns=columns(points),
         rows=rows(points),
         defense_rows=defense_rows(summary),
+        gap_rows=gap_rows(gaps(records)),
         attackers=_attackers(points),
         prices=prices(summary, chosen, info.price_per_1000),
         controls=controls(summary, points),

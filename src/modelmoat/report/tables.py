@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modelmoat.metrics.intervals import Interval
 from modelmoat.report.advice import reach_phrase, slowdown_phrase
 from modelmoat.report.curves import Point
+from modelmoat.report.gap import Gap, gap_points
 from modelmoat.report.summary import DefenseResult, Reach, Summary
 from modelmoat.report.wording import MINUS, count, money, percent, percent_interval, ratio
 
@@ -122,6 +123,23 @@ def defense_rows(summary: Summary) -> list[dict[str, str]]:
     """One line per defense: what it takes from the attacker and what it costs the users."""
     lines = [_undefended(summary)] if summary.best else []
     return lines + [_defended(result, summary) for result in summary.defenses]
+
+
+def gap_rows(found: Sequence[Gap]) -> list[dict[str, str]]:
+    """One line per defense: its worst case between floor and ceiling."""
+    return [
+        {
+            "label": gap.defense,
+            "attack": gap.attack,
+            "worst": percent(gap.worst),
+            "floor": percent(gap.floor),
+            "ceiling": "not measured" if gap.ceiling is None else percent(gap.ceiling),
+            "gap": gap_points(gap),
+            "budget": count(gap.budget),
+            "bought": gap.bought or "–",
+        }
+        for gap in found
+    ]
 
 
 def _undefended(summary: Summary) -> dict[str, str]:

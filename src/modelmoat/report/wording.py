@@ -38,6 +38,15 @@ def points(share: float) -> str:
     return f"{100 * abs(share):.1f} points"
 
 
+def signed_points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign.
+
+    >>> signed_points(0.0123), signed_points(0.0)
+    ('+1.2', '0.0')
+    """
+    return _signed(100 * share, "+.1f") if round(100 * share, 1) else "0.0"
+
+
 def count(value: float) -> str:
     """A whole number with thousands separators.
 

@@ -4,11 +4,15 @@ from modelmoat.victims.answers import Answers, OutputFormat
 from modelmoat.victims.clean import CleanAnswers, CleanRows, clean_answers
 from modelmoat.victims.journal import Journal
 from modelmoat.victims.ledger import Ledger
+from modelmoat.victims.memory import BatchMemory
 from modelmoat.victims.replay import ReplayPredictor, load_predictor
+from modelmoat.victims.traffic import BusyVictim
 from modelmoat.victims.victim import QueryTarget, Responder, Victim
 
 __all__ = [
     "Answers",
+    "BatchMemory",
+    "BusyVictim",
     "CleanAnswers",
     "CleanRows",
     "Journal",

@@ -95,7 +95,7 @@ class Answers:
         """
         return self.values / self.values.sum(dim=1, keepdim=True)
 
-    def __getitem__(self, rows: slice) -> Answers:
+    def __getitem__(self, rows: slice | Tensor) -> Answers:
         return Answers(self.kind, self.values[rows], None if self.explanations is None else self.explanations[rows])
 
     @staticmethod

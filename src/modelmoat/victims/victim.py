@@ -16,9 +16,10 @@ from modelmoat.training import as_float
 from modelmoat.victims.answers import EXPLAINED, Answers, OutputFormat
 from modelmoat.victims.clean import CleanAnswers, clean_answers
 from modelmoat.victims.explanations import check_explains, explain
-from modelmoat.victims.hashing import input_keys
+from modelmoat.victims.hashing import Keys, input_keys
 from modelmoat.victims.journal import Journal
 from modelmoat.victims.ledger import Ledger
+from modelmoat.victims.memory import BatchMemory
 
 BATCH = 1024
 _SIMPLEX_TOLERANCE = 1e-3
@@ -73,6 +74,7 @@ class Victim:
         defense: changes answers; None serves them clean.
         output: how much of an answer leaves; ``probabilities``, ``top3``, ``label`` or ``probabilities+explanation``.
         ledger: counts queries; a new one without a limit by default.
+        memory: keeps the model's own answers to batches; None asks the model every time.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class Victim:
         defense: Responder | None = None,
         output: OutputFormat | str = "probabilities",
         ledger: Ledger | None = None,
+        memory: BatchMemory | None = None,
     ) -> None:
         self.predictor = predictor
+        self.memory = memory
         self.defense = defense
         self.output = OutputFormat.parse(output) if isinstance(output, str) else output
         self.ledger = ledger or Ledger()
@@ -144,17 +148,19 @@ class Victim:
     def with_ledger(self, budget: int | None, journal: Path | None = None) -> Victim:
         """The same victim with a fresh ledger; with a journal, answers paid for earlier are not asked again."""
         ledger = Ledger(budget, Journal(journal, self.owner()) if journal else None)
-        return Victim(self.predictor, defense=self.defense, output=self.output, ledger=ledger)
+        return Victim(self.predictor, defense=self.defense, output=self.output, ledger=ledger, memory=self.memory)
 
     def _query_batch(self, inputs: Tensor, account: str) -> Answers:
         keys = input_keys(inputs)
         replayed = self.ledger.replay(keys, account)
         known = len(replayed)
         if known and self.defense and self.defense.stateful:
-            self._served(inputs[:known], account)  # a replayed query leaves the same trace as an answered one
+            self._served(
+                inputs[:known], account, keys[:known]
+            )  # a replayed query leaves the same trace as an answered one
         if known == len(inputs):
             return self._answers(replayed, inputs)
-        fresh = self._served(inputs[known:], account)
+        fresh = self._served(inputs[known:], account, keys[known:])
         if self._explains:
             fresh = torch.cat([fresh, explain(self.predictor, inputs[known:]).flatten(1)], dim=1)
         self.ledger.record(keys[known:], account, fresh)
@@ -169,8 +175,10 @@ class Victim:
         explanations = rows[:, self.num_classes :].reshape(inputs.shape) if self._explains else None
         return Answers(self.output.kind, rows[:, : self.num_classes], explanations)
 
-    def _served(self, inputs: Tensor, account: str) -> Tensor:
-        return self._defended(clean_answers(self.predictor, inputs, account))
+    def _served(self, inputs: Tensor, account: str, keys: Keys | None = None) -> Tensor:
+        if self.memory is None or keys is None:
+            return self._defended(clean_answers(self.predictor, inputs, account))
+        return self._defended(self.memory.ask(self.predictor, inputs, keys, account))
 
     def _defended(self, clean: CleanAnswers) -> Tensor:
         rows = self.defense.respond(clean) if self.defense else clean.probabilities

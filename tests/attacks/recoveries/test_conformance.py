@@ -15,6 +15,7 @@ from modelmoat.attacks.recoveries import Repeated
 from modelmoat.core.errors import BudgetExhausted, OptionError
 
 CHEAP = {
+    "accounts": "accounts:count=3",
     "averaging": "averaging:copies=2",
     "confidence": "confidence:least=0.3",
     "d_dae": "d_dae:epochs=1,shadows=1,rows=50",

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelmoat.assessment.suites import SUITES, Suite, find_suite
+from modelmoat.core.errors import OptionError, UnknownReference
+from modelmoat.core.records import Record
+from modelmoat.defenses import parse_defense
+
+Run = Callable[..., list[Record]]
+
+FEW = ("knockoff", "knockoff:targets=label", "knockoff+accounts:count=3", "data_at_hand:share=0.01", "no_victim")
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suite of attackers that are done in a second."""
+    monkeypatch.setitem(SUITES, "few", Suite("few", 3, (*FEW, "knockoff:targets=label", "knockoff+inverse")))
+
+
+@pytest.mark.parametrize("name", list(SUITES))
+def test_every_attacker_of_a_suite_exists_and_is_named_once(name: str) -> None:
+    suite = SUITES[name]
+    assert [attack.spec for attack in suite.attackers()] == list(suite.attacks)
+    assert len(set(suite.attacks)) == len(suite.attacks)
+
+
+def test_larger_suites_hold_the_smaller_ones() -> None:
+    quick, standard, full = (set(SUITES[name].attacks) for name in ("quick", "standard", "full"))
+    assert quick < standard < full
+
+
+def test_an_unknown_suite_names_the_known_ones(spec: Callable) -> None:
+    with pytest.raises(UnknownReference, match="suite 'standart': expected one of quick, standard, full"):
+        find_suite("standart")
+    with pytest.raises(UnknownReference):
+        spec(suite="standart")
+
+
+def test_a_suite_attacks_what_it_can_and_says_what_stays_out(few: None, run: Run) -> None:
+    defenses = tuple(map(parse_defense, ("none", "reverse_sigmoid:beta=0.5", "dcp")))
+    SUITES["few"] = Suite("few", 4, (*SUITES["few"].attacks, "data_at_hand:share=0.5"))
+    with pytest.warns(UserWarning, match="data_at_hand:share=0.5 of the suite stays out: .*validation images"):
+        records = run(attacks=(), suite="few", defenses=defenses, budgets=(20,))
+    found = {defense.spec: [r.attack for r in records if r.defense == defense.spec] for defense in defenses}
+    alone = [name for name in FEW if "+" not in name]
+    assert found["none"] == alone  # nothing to recover, no account worth a second
+    assert found["reverse_sigmoid:beta=0.5"] == [*FEW, "knockoff+inverse"]
+    assert found["dcp"] == [*FEW, "knockoff+inverse"]
+    accounts = {record.attack: record.accounts for record in records if record.sent}
+    assert accounts["knockoff+accounts:count=3"] == 3
+    assert accounts["knockoff"] == 1
+
+
+def test_an_attacker_with_images_of_the_victims_kind_asks_those(few: None, run: Run) -> None:
+    records = run(attacks=(), suite="few", budgets=(20,))
+    kin = next(record for record in records if record.attack == "data_at_hand:share=0.01")
+    other = next(record for record in records if record.attack == "knockoff")
+    assert "split=validation" in kin.pool
+    assert kin.pool_size < other.pool_size
+    assert kin.pool_digest != other.pool_digest
+    assert kin.sent == 20
+
+
+def test_labels_of_a_defense_that_keeps_them_are_learned_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modelmoat.attacks import Thief
+
+    made: list[str] = []
+    make = Thief._make
+    monkeypatch.setattr(Thief, "_make", lambda self, *rest: made.append(rest[-1]) or make(self, *rest))
+    label = parse_attacks("knockoff:targets=label")
+    defenses = tuple(map(parse_defense, ("none", "label_only", "mad_argmax:surrogate=uniform")))
+    records = run(attacks=label, defenses=defenses, budgets=(25,))
+    assert len(made) == 1
+    assert len({record.clone_accuracy for record in records}) == 1
+    assert all(record.train_seconds > 0 for record in records)
+
+
+def parse_attacks(*specs: str) -> tuple[Any, ...]:
+    from modelmoat.attacks import parse_attack
+
+    return tuple(map(parse_attack, specs))
+
+
+def test_a_defense_is_bracketed_by_ceiling_and_floor(run: Run, tmp_path: Path) -> None:
+    records = run(defenses=(parse_defense("rounding"),), bracketed=True, budgets=(10,))
+    assert [record.defense for record in records] == ["none", "label_only", "rounding"]
+    undefended = run(tmp_path / "bare", defenses=(parse_defense("none"),), bracketed=True, budgets=(10,))
+    assert [record.defense for record in undefended] == ["none"]
+    labels = run(
+        tmp_path / "labels", defenses=(parse_defense("rounding"),), bracketed=True, budgets=(10,), output=label_output()
+    )
+    assert [record.defense for record in labels] == ["rounding"]
+
+
+def label_output() -> Any:
+    from modelmoat.victims import OutputFormat
+
+    return OutputFormat("label")
+
+
+def test_benign_users_move_a_defense_with_a_memory(run: Run, tmp_path: Path) -> None:
+    quiet = run(defenses=(parse_defense("modelguard_s:epsilon=1.5"),), budgets=(25,))
+    busy = run(
+        tmp_path / "busy", defenses=(parse_defense("modelguard_s:epsilon=1.5"),), budgets=(25,), benign_share=0.8
+    )
+    assert (quiet[0].benign_share, busy[0].benign_share) == (0.0, 0.8)
+    assert quiet[0].sent == busy[0].sent == 25
+    assert quiet[0].mean_l1 != busy[0].mean_l1  # their answers are among its centroids
+
+
+def test_bad_scenarios_are_refused(spec: Callable) -> None:
+    with pytest.raises(OptionError, match="accounts=0"):
+        spec(accounts=0)
+    with pytest.raises(OptionError, match="benign_share=1"):
+        spec(benign_share=1.0)
