@@ -38,7 +38,25 @@ def test_assess_prints_the_verdict_and_the_path_of_the_report(assess: Callable, 
     assert "<html" in report.read_text()
     records = read_records(tmp_path / "run")
     found = [(r.defense, r.seed, r.budget) for r in records]
-    assert found == [(d, s, b) for d in ("none", "rounding:decimals=1") for s in (0, 1) for b in (10, 25)]
+    defenses = ("none", "label_only", "rounding:decimals=1")  # ceiling and floor come along
+    assert found == [(d, s, b) for d in defenses for s in (0, 1) for b in (10, 25)]
+    assert "rounding:decimals=1: gap to floor" in done.out
+
+
+def test_ceiling_and_floor_can_be_left_out(assess: Callable, tmp_path: Path) -> None:
+    assert assess("--defense", "rounding:decimals=1", "--no-bracket", "--budget", "10").code == 0
+    assert [record.defense for record in read_records(tmp_path / "run")] == ["rounding:decimals=1"]
+
+
+def test_a_limit_judges_what_was_asked_for(assess: Callable, tmp_path: Path) -> None:
+    done = assess("--defense", "rounding:decimals=1", "--budget", "10", "--fail-above", "fidelity=1.0")
+    assert done.code == 0
+    assert "against rounding:decimals=1" in done.err
+    assert {record.defense for record in read_records(tmp_path / "run")} == {
+        "none",
+        "label_only",
+        "rounding:decimals=1",
+    }
 
 
 def test_json_is_all_that_json_prints(assess: Callable, tmp_path: Path) -> None:

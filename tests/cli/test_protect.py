@@ -22,7 +22,7 @@ def test_a_protected_folder_is_assessed_like_any_other(
     assert f"Next: modelmoat assess {folder}" in done.out
     assert assess(victim=folder).code == 0
     records = read_records(tmp_path / "run")
-    assert [record.defense for record in records] == ["none"] * 2 + [page["defense"]] * 2
+    assert [record.defense for record in records] == [*["none"] * 2, *["label_only"] * 2, *[page["defense"]] * 2]
     assert records[0].mean_l1 == 0.0
     assert 0.1 < records[-1].mean_l1 < 0.45, "calibrated on validation images, measured on test images"
 

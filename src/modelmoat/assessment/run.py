@@ -30,6 +30,8 @@ from modelmoat.victims import BatchMemory, BusyVictim, QueryTarget, Responder, V
 
 T = TypeVar("T")
 
+_ENDS = ("none", "label_only")  # ceiling and floor
+
 
 class Observer(Protocol):
     """Told how an assessment goes."""
@@ -98,10 +100,10 @@ def lineup(spec: AssessmentSpec, scene: Scene) -> list[Defense]:
     """The defenses to attack: those asked for and, where they are to be bracketed, the ceiling and the floor."""
     asked = scene.subject.lineup(spec.defenses)
     names = {defense.spec for defense in asked}
-    if not spec.bracketed or spec.output.kind == "label" or names <= {"none", "label_only"}:
+    if not spec.bracketed or spec.output.kind == "label" or names <= set(_ENDS):
         return asked
-    ends = [defense for defense in map(parse_defense, ("none", "label_only")) if defense.spec not in names]
-    return [*ends, *asked]
+    ends = [parse_defense(name) for name in _ENDS]
+    return [*ends, *(defense for defense in asked if defense not in ends)]
 
 
 def _probe(spec: AssessmentSpec, scene: Scene, observer: Observer | None) -> RobustnessProbe | None:

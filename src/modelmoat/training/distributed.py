@@ -160,6 +160,8 @@ def launched() -> Iterator[World]:
         if not first:
             raise SystemExit(1) from None
         raise
+    with _reaching_others():
+        dist.barrier()  # nobody leaves while another still writes: a closed connection can end that one badly
     dist.destroy_process_group()
 
 

@@ -1,0 +1,308 @@
+"""A study as a value: what to run, and which claims to hold against what comes out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from modelmoat.assessment.spec import LARGEST_SEED
+from modelmoat.assessment.suites import find_suite
+from modelmoat.attacks import Attack, parse_attack
+from modelmoat.attacks.thief import CLONE_FIT
+from modelmoat.core.errors import ModelmoatError, nearest, unknown
+from modelmoat.defenses import Defense, UtilityBudget, parse_defense
+from modelmoat.models import arch_names
+from modelmoat.recipes import Recipe, parse_recipe
+from modelmoat.studies.document import Document, read_document
+from modelmoat.studies.expectation import Expectation
+from modelmoat.training import FitSettings
+from modelmoat.training.evasion import Evasion, parse_evasion
+from modelmoat.victims import OutputFormat
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VICTIM_FIT = FitSettings(lr=0.05)
+
+T = TypeVar("T")
+
+
+def _told(read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Let pydantic, which knows the place, tell the errors of a reader."""
+
+    def reader(value: Any) -> T:
+        try:
+            return read(value)
+        except ModelmoatError as error:
+            raise ValueError(str(error)) from error
+
+    return reader
+
+
+def _method(parse: Callable[[str], T]) -> BeforeValidator:
+    """A field that is written as text, such as a method with its parameters."""
+
+    def read(value: Any) -> Any:
+        return parse(value) if isinstance(value, str) else value
+
+    return BeforeValidator(_told(read))
+
+
+def _fit_over(defaults: FitSettings) -> WrapValidator:
+    """Settings of a training, where what is left out is as in ``defaults``."""
+    base = asdict(defaults)
+
+    def read(value: Any, handler: Callable[[Any], FitSettings]) -> FitSettings:
+        if isinstance(value, FitSettings):
+            return value
+        if isinstance(value, dict):
+            _check_keys(value, tuple(base))
+        try:
+            return handler({**base, **value} if isinstance(value, dict) else value)
+        except ModelmoatError as error:
+            key = str(error).partition("=")[0]
+            raise _at(key, str(error)) from error
+
+    return WrapValidator(read)
+
+
+def _at(key: str, words: str) -> PydanticCustomError:
+    """An error about one key of the mapping that is being read."""
+    return PydanticCustomError("at_key", "{words}", {"words": words, "key": key})
+
+
+def _check_keys(value: dict[Any, Any], known: tuple[str, ...]) -> None:
+    for key in value:
+        if key not in known:
+            raise _at(str(key), f"unknown key{nearest(str(key), known) or '.'} Known: {', '.join(known)}")
+
+
+def _read_arch(name: str) -> str:
+    if name not in arch_names():
+        raise unknown("architecture", name, arch_names())
+    return name
+
+
+def _read_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"'{name}': expected letters, digits and the marks - _ . for the name of a folder")
+    return name
+
+
+def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
+    doubles = [value for position, value in enumerate(values) if value in values[:position]]
+    if doubles:
+        raise ValueError(f"{doubles[0]} is there twice")
+    return values
+
+
+Arch = Annotated[str, AfterValidator(_told(_read_arch))]
+Name = Annotated[str, AfterValidator(_read_name)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...], Field(min_length=1), AfterValidator(_each_once)
+]
+Budgets = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class Part(BaseModel):
+    """A mapping of the study file; unknown keys are refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            _check_keys(value, tuple(cls.model_fields))
+        return value
+
+
+class Limits(Part):
+    """What a calibrated defense may cost its users, on validation images of the victim."""
+
+    max_l1: float | None = Field(default=None, ge=0, le=2, description="mean L1 distance of answers")
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1, description="a share")
+    step: str | None = Field(default=None, description="in a chain with several dials, the step to turn")
+    images: int = Field(default=2000, ge=1, description="validation images that costs are measured on, at most")
+
+    @property
+    def budget(self) -> UtilityBudget:
+        """The limits as calibration takes them."""
+        return UtilityBudget(max_accuracy_drop=self.max_accuracy_drop, max_l1=self.max_l1)
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Limits:
+        if not self.budget.limited:
+            raise ValueError("no limit given; fix: max_l1: 0.5 or max_accuracy_drop: 0.01")
+        return self
+
+
+class DefensePlan(Part):
+    """One defense, with its parameters as given or calibrated to limits."""
+
+    defense: Annotated[Defense, _method(parse_defense)]
+    calibrate: Limits | None = None
+    name: str = Field(default="", description="what tables call it; made from the rest if left out")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"defense": value} if isinstance(value, (str, Defense)) else value
+
+    @model_validator(mode="after")
+    def _with_name(self) -> DefensePlan:
+        if not self.name:
+            limits = f" ({self.calibrate.budget})" if self.calibrate else ""
+            object.__setattr__(self, "name", f"{self.defense.spec}{limits}")
+        return self
+
+    @field_serializer("defense")
+    def _written(self, defense: Defense) -> str:
+        return defense.spec
+
+
+class VictimPlan(Part):
+    """One way to train a victim."""
+
+    data: str
+    data_seed: int = Field(default=0, ge=0)
+    arch: Arch
+    recipe: Annotated[Recipe, _method(parse_recipe)]
+    fit: Annotated[FitSettings, _fit_over(_VICTIM_FIT)] = _VICTIM_FIT
+    seeds: Seeds | None = Field(
+        default=None,
+        description="of its training; each victim then meets all seeds of the study. Left out, every seed of the study "
+        "trains a victim of its own and attacks that one",
+    )
+    defenses: tuple[DefensePlan, ...] | None = Field(default=None, description="in place of the study's")
+
+    @field_serializer("recipe")
+    def _written(self, recipe: Recipe) -> str:
+        return recipe.spec
+
+
+class ClonePlan(Part):
+    """How clones are trained."""
+
+    arch: Arch | None = None
+    init: str | None = None
+    fit: Annotated[FitSettings, _fit_over(CLONE_FIT)] = CLONE_FIT
+
+
+class Claim(Part):
+    """A sentence of a paper and a test of it.
+
+    ``measure`` is SQL over the table `records`. Each row of its result is one repetition (a seed); the last column is
+    the value.
+    """
+
+    text: str
+    source: str
+    published: str = Field(description="what the paper says, a number or words", coerce_numbers_to_str=True)
+    measure: str
+    expect: Annotated[Expectation, _method(Expectation.parse)]
+    note: str = Field(default="", description="what differs from the paper")
+
+    @field_serializer("expect")
+    def _written(self, expect: Expectation) -> str:
+        return str(expect)
+
+
+class Study(Part):
+    """Victims x defenses x attackers x budgets x seeds, and the claims to test."""
+
+    study: Name
+    about: str = ""
+    victims: dict[Name, VictimPlan] = Field(min_length=1)
+    defenses: Annotated[tuple[DefensePlan, ...], Field(min_length=1)]
+    attacks: tuple[Annotated[Attack, _method(parse_attack)], ...] = ()
+    suite: str | None = None
+    pool: str
+    drop_overlap: bool = False
+    budgets: Budgets
+    seeds: Seeds = (0,)
+    output: Annotated[OutputFormat, _method(OutputFormat.parse)] = OutputFormat()
+    clone: ClonePlan = ClonePlan()
+    accounts: int = Field(default=1, ge=1)
+    benign_share: float = Field(default=0.0, ge=0, lt=1)
+    device: str = "cpu"
+    robust: Annotated[Evasion, _method(parse_evasion)] | None = None
+    robust_images: int = Field(default=1000, ge=1)
+    target_fidelity: float = Field(default=0.7, gt=0, le=1)
+    claims: tuple[Claim, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Study:
+        if not self.attacks and self.suite is None:
+            raise _at("study", "no attacker given; fix: attacks: [knockoff] or suite: quick")
+        if self.suite is not None:
+            try:
+                find_suite(self.suite)
+            except ModelmoatError as error:
+                raise _at("suite", str(error)) from error
+        for attack in self.attacks:
+            if self.output.kind not in attack.outputs:
+                possible = ", ".join(sorted(attack.outputs))
+                raise _at("attacks", f"{attack.spec} cannot use answers of kind '{self.output}'; it can use {possible}")
+        self._check_names()
+        return self
+
+    def _check_names(self) -> None:
+        twins: dict[str, str] = {}
+        for name, victim in self.victims.items():
+            same = twins.setdefault(victim.model_dump_json(exclude={"defenses", "seeds"}), name)
+            if same != name:
+                raise _at("victims", f"{same} and {name} are the same victim; fix: change or remove one")
+            names = [plan.name for plan in self.defenses_of(name)]
+            doubles = [one for one in names if names.count(one) > 1]
+            if doubles:
+                raise _at("defenses", f"'{doubles[0]}' is there twice; fix: give each a name of its own")
+
+    def defenses_of(self, victim: str) -> tuple[DefensePlan, ...]:
+        """The defenses that a victim gets."""
+        own = self.victims[victim].defenses
+        return self.defenses if own is None else own
+
+    @field_serializer("attacks")
+    def _attacks_written(self, attacks: tuple[Attack, ...]) -> list[str]:
+        return [attack.spec for attack in attacks]
+
+    @field_serializer("output")
+    def _output_written(self, output: OutputFormat) -> str:
+        return str(output)
+
+    @field_serializer("robust")
+    def _robust_written(self, robust: Evasion | None) -> str | None:
+        return robust.spec if robust else None
+
+
+def load_study(path: Path) -> tuple[Study, Document]:
+    """Read a study file.
+
+    Raises:
+        UnknownReference: there is no such file.
+        OptionError: it is no study; the message has the line and the key.
+    """
+    document = read_document(path)
+    try:
+        return Study.model_validate(document.value), document
+    except ValidationError as error:
+        first, *others = error.errors()
+        key = first.get("ctx", {}).get("key")
+        place = (*first["loc"], *([key] if key else []))
+        more = f" (and {len(others)} more)" if others else ""
+        raise document.error(place, first["msg"].removeprefix("Value error, ") + more) from error
