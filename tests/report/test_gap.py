@@ -49,8 +49,10 @@ def test_a_gap_below_zero_says_what_bought_it(grid: Any) -> None:
     assert gap.gap.mean == pytest.approx(-0.21)
     for words in ("10.0% of labels changed", "8.0% of accuracy", "state kept between queries"):
         assert words in gap.bought
-    (free,) = gaps(grid((0.5, 0.5)))
+    (free,) = gaps(grid((0.5, 0.5), defense_keeps_top1=True))
     assert free.bought.startswith("nothing")
+    (hidden,) = gaps(grid((0.5, 0.5)))
+    assert hidden.bought.startswith("labels changed for the attacker's inputs")
     assert re.search(
         r"gap to floor \N{MINUS SIGN}21.0.*worst case e3, 50.0%; floor 71.0%, ceiling 90.0%", gap_sentences([gap])[0]
     )

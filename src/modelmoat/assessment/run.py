@@ -250,6 +250,7 @@ class _Run:
             pool_size=len(pool),
             defense=job.defense.spec,
             defense_stateful=job.defense.stateful,
+            defense_keeps_top1=job.defense.keeps_top1,
             attack=job.attack.spec,
             attacker_knows=job.attack.knowledge(),
             defense_aware=job.attack.defense_aware,

@@ -59,6 +59,7 @@ class Record(BaseModel):
 
     defense: str
     defense_stateful: bool = Field(default=False, description="whether answers depend on earlier queries")
+    defense_keeps_top1: bool = Field(default=False, description="whether the served top-1 is always the clean one")
     attack: str
     attacker_knows: str = Field(description="what the attacker was given, in words")
     defense_aware: bool = Field(description="whether the attacker reckoned with a defense")

@@ -35,6 +35,7 @@ class Format:
 
 WIDE = Format("wide", 984, 380, 2, 180)
 NARROW = Format("narrow", 326, 300, 1, 14, left=44)
+MOST_NAMED = 14  # lines whose names fit beside them, one below the other
 
 
 def shorten(name: str) -> str:
@@ -43,11 +44,13 @@ def shorten(name: str) -> str:
 
 
 def fitted(form: Format, names: Sequence[str]) -> Format:
-    """The format with a gutter no wider than the names need, so that the panels get the rest."""
+    """The format with a gutter no wider than the names need; with none where they are too many to stand there."""
+    if not form.labeled:
+        return form
+    if len(names) > MOST_NAMED:
+        return replace(form, gutter=NARROW.gutter)
     longest = max(len(shorten(name)) for name in names)
-    return (
-        replace(form, gutter=min(form.gutter, 110 if longest < 12 else 36 + int(6 * longest))) if form.labeled else form
-    )
+    return replace(form, gutter=min(form.gutter, 110 if longest < 12 else 36 + int(6 * longest)))
 
 
 def panels(form: Format, number: int) -> tuple[Any, list[Any]]:

@@ -65,7 +65,7 @@ def tradeoff_chart(dots: Sequence[Dot], looks: Mapping[str, Series]) -> Chart:
 def _chart(make: Any, name: str, caption: Caption, looks: Mapping[str, Series]) -> Chart:
     forms = (fitted(WIDE, list(looks)), NARROW)
     wide, narrow = (draw(partial(make, form), f"{name}-{form.name}", caption, COLORS) for form in forms)
-    return Chart(wide, narrow, all(shorten(label) == label for label in looks))
+    return Chart(wide, narrow, forms[0].labeled and all(shorten(label) == label for label in looks))
 
 
 def _curves(lines: Sequence[Curve], looks: Mapping[str, Series], summary: Summary, form: Format) -> Drawn:

@@ -97,6 +97,8 @@ def _bought(own: Sequence[Record]) -> str:
     changed = mean(record.top1_changed for record in own)
     price = mean(record.victim_accuracy - record.defended_accuracy for record in own)
     paid = [f"{percent(changed)} of labels changed"] if changed > _CHANGED else []
+    if not paid and not own[0].defense_keeps_top1:
+        paid = ["labels changed for the attacker's inputs, if not for users'"]
     paid += [f"{percent(price)} of accuracy"] if price > _CHANGED else []
     paid += ["state kept between queries"] if any(record.defense_stateful for record in own) else []
     if paid:
