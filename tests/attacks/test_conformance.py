@@ -141,7 +141,7 @@ def other_value(hint: Any, value: Any) -> Any:
         return next(choice for choice in get_args(hint) if choice != value)
     if value is None:
         return 2.0
-    return {int: lambda: value + 1, float: lambda: 0.9 * value, bool: lambda: not value}[type(value)]()
+    return {int: lambda: value + 1, float: lambda: 0.9 * value or 0.5, bool: lambda: not value}[type(value)]()
 
 
 @every_method

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelmoat.core.records import Record, append_record, pack_bits
+from modelmoat.studies.units import Unit
+from modelmoat.studies.workers import Outcome, Progress
+
+pytestmark = pytest.mark.filterwarnings("default:take care")
+
+STUDY = """\
+study: tiny
+victims:
+  plain: {data: "digits,pool=0.4", arch: small_cnn, recipe: standard, seeds: [0]}
+defenses: [none, label_only]
+attacks: [knockoff]
+pool: digits,pool=0.4,split=pool
+budgets: [10, 20]
+claims:
+  - {text: A clone is worth something., source: nobody, published: 0.5, measure: SELECT fidelity FROM records, expect: "> 0.2"}
+"""
+
+
+def record(cell: str, attack: str, fidelity: float) -> Record:
+    """A record with something in every required column."""
+    filled = {str: "x", int: 3, float: 0.5, bool: False}
+    values = {name: filled[field.annotation] for name, field in Record.model_fields.items() if field.is_required()}
+    given = {"cell": cell, "attack": attack, "fidelity": fidelity, "agreement": pack_bits([True])}
+    return Record(**(values | given))
+
+
+class Pretended:
+    """In the place of the engine: the first defense gets a record, the second fails."""
+
+    def __init__(self, root: Path, workers: int, command: list[str], watch: Any) -> None:
+        self._root, self._watch = root, watch
+
+    def run(self, units: Sequence[Unit], done: set[Path]) -> set[Path]:
+        done = set(done)
+        for unit in units:
+            self._watch.progress(0, unit, Progress("records", 0, 1))
+            outcome = Outcome(error="boom") if "label_only" in str(unit) else Outcome(warnings=("take care",))
+            if "none" in str(unit):
+                (self._root / unit.folder).mkdir(parents=True)
+                append_record(self._root / unit.folder, record("a", "knockoff", 0.75))
+                append_record(self._root / unit.folder, record("b", "copycat, plain", 0.5))
+                outcome = Outcome(cells=("a", "b"))
+            self._watch.ended(0, unit, outcome)
+            done |= set() if outcome.error else {unit.folder}
+        return done
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def benched(
+    modelmoat: Callable[..., Any], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Any]:
+    """The folder of a study of which one unit failed, and how the command ended."""
+    monkeypatch.setattr("modelmoat.studies.bench.Engine", Pretended)
+    return tmp_path / "out", modelmoat("bench", study, "--out", tmp_path / "out")
+
+
+def test_a_dry_run_tells_what_it_takes_and_writes_nothing(
+    modelmoat: Callable[..., Any], study: Path, tmp_path: Path
+) -> None:
+    done = modelmoat("bench", study, "--out", tmp_path / "out", "--dry-run", "--workers", 2)
+    assert done.code == 0
+    assert "1 victim to train, 2 runs, 4 records, at most 40 queries" in done.out
+    assert "min with 2 workers" in done.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_unit_is_told_and_makes_the_exit_code(benched: tuple[Path, Any]) -> None:
+    out, done = benched
+    assert done.code == 1
+    assert "failed: plain-0 behind label_only, seed 0: boom" in done.err
+    assert f"1 unit failed; see {out / 'failures.jsonl'}" in done.err
+    assert done.err.count("Warning: take care") == 1
+    assert "undecided: A clone is worth something." in done.out
+    assert f"Page: {out / 'study.html'}" in done.out
+
+
+def test_a_query_prints_a_table_or_values(modelmoat: Callable[..., Any], benched: tuple[Path, Any]) -> None:
+    out, _ = benched
+    sql = "SELECT victim_name, attack, fidelity, clone_init FROM records ORDER BY cell"
+    assert modelmoat("query", out, sql).out.splitlines() == [
+        "victim_name  attack          fidelity  clone_init",
+        "-----------  --------------  --------  ----------",
+        "plain        knockoff            0.75",
+        "plain        copycat, plain       0.5",
+    ]
+    assert modelmoat("query", out, out, sql, "--csv").out.splitlines() == [
+        "victim_name,attack,fidelity,clone_init",
+        "plain,knockoff,0.75,",
+        'plain,"copycat, plain",0.5,',
+    ]
+    rows = [json.loads(line) for line in modelmoat("query", out, sql, "--json").out.splitlines()]
+    assert rows[0] == {"victim_name": "plain", "attack": "knockoff", "fidelity": 0.75, "clone_init": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bench", "{study}", "--out", "{out}", "--workers", "0"), "--workers 0: expected at least 1"),
+        (("bench", "{out}/none.yaml", "--out", "{out}"), "No such file or directory; fix: name a YAML file"),
+        (("query", "{out}", "SELECT 1"), "has no records.parquet; fix: name a folder"),
+        (("query", "{out}", "SELECT 1", "--csv", "--json"), "--csv and --json: expected one of them"),
+    ],
+)
+def test_misuse(
+    modelmoat: Callable[..., Any], study: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = modelmoat(*(argument.format(study=study, out=tmp_path) for argument in arguments))
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_mistake_in_a_query_is_one_line(modelmoat: Callable[..., Any], benched: tuple[Path, Any]) -> None:
+    done = modelmoat("query", benched[0], "SELECT fidelty FROM records")
+    assert done.code == 2
+    assert done.err.startswith("Error: SQL: Binder Error")
+    assert done.err.count("\n") == 1
