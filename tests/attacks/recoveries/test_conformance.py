@@ -23,6 +23,7 @@ CHEAP = {
     "identify": "identify:candidates=(none;rounding:decimals=1),sets=2,size=5",
     "inverse": "inverse",
     "label_only": "label_only",
+    "latest": "latest:share=0.5",
     "majority_vote": "majority_vote:copies=2",
     "partial_bayes": "partial_bayes:rows=200,rounds=1",
     "queen_inverse": "queen_inverse:shadows=1,epochs=1",
