@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from modelmoat import __version__
-from modelmoat.cli import assess, export, latency, listing, protect, quickstart, report, train
+from modelmoat.cli import assess, bench, export, latency, listing, protect, query, quickstart, report, train
 from modelmoat.core.errors import ModelmoatError, UsageError
 
 EXIT_CRASH = 1
@@ -53,6 +53,8 @@ latency.add_to(app)
 export.add_to(app)
 assess.add_to(app)
 report.add_to(app)
+bench.add_to(app)
+query.add_to(app)
 listing.add_to(app)
 
 

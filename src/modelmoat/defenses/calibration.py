@@ -122,7 +122,7 @@ def calibrate(
     Raises:
         OptionError: there is no dial, more than one and no ``step``, or even the weakest setting exceeds the budget.
     """
-    at, dial = _dial(method, predictor.num_classes, step)
+    at, dial = find_dial(method, predictor.num_classes, step)
 
     def set_to(value: float) -> tuple[Defense, Responder]:
         tuned = with_value(method, at, dial.parameter, value)
@@ -166,8 +166,8 @@ def _steps(method: Defense) -> tuple[Defense, ...]:
     return method.steps if isinstance(method, Chain) else (method,)
 
 
-def _dial(method: Defense, num_classes: int, step: str | None) -> tuple[int, Dial]:
-    """Number of the step to turn, and its dial."""
+def find_dial(method: Defense, num_classes: int, step: str | None) -> tuple[int, Dial]:
+    """Number of the step to turn, and its dial; raises `OptionError` where there is none, or more than one."""
     dials = {at: dial for at, part in enumerate(_steps(method)) if (dial := part.dial(num_classes))}
     if step is not None:
         dials = {at: dial for at, dial in dials.items() if _steps(method)[at].name == step}

@@ -36,7 +36,7 @@ class Document:
 
     def line(self, place: Place) -> int:
         """Line of a key, or of the nearest thing around it that is there; counted from 1."""
-        node, line = self.root, self.root.start_mark.line
+        node, line = self.root, int(self.root.start_mark.line)
         for step in place:
             found = _inside(node, step)
             if found is None:

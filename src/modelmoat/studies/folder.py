@@ -28,8 +28,8 @@ class StudyFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def open(self, study: Study, trainings: Sequence[TrainUnit]) -> None:
-        """Check that the folder is this study's, and write down what runs now.
+    def check(self, study: Study, trainings: Sequence[TrainUnit]) -> None:
+        """Check that the folder is this study's, or nobody's yet.
 
         Raises:
             RunError: it holds another study, or victims that were trained otherwise.
@@ -46,6 +46,9 @@ class StudyFolder:
                     f"{self.root / unit.folder} was trained with other settings; fix: give the victim '{unit.name}' another "
                     "name, choose another --out, or remove that folder"
                 )
+
+    def open(self, study: Study) -> None:
+        """Write down what runs now, and forget the failures of earlier runs."""
         page = {
             "study": study.model_dump(mode="json"),
             "updated": now(),

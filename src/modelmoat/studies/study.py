@@ -2,133 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WrapValidator,
-    field_serializer,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, field_serializer, model_validator
+from pydantic_core import ErrorDetails
 
-from modelmoat.assessment.spec import LARGEST_SEED
 from modelmoat.assessment.suites import find_suite
 from modelmoat.attacks import Attack, parse_attack
 from modelmoat.attacks.thief import CLONE_FIT
-from modelmoat.core.errors import ModelmoatError, nearest, unknown
+from modelmoat.core.errors import ModelmoatError
 from modelmoat.defenses import Defense, UtilityBudget, parse_defense
-from modelmoat.models import arch_names
 from modelmoat.recipes import Recipe, parse_recipe
 from modelmoat.studies.document import Document, read_document
 from modelmoat.studies.expectation import Expectation
+from modelmoat.studies.fields import Arch, Budgets, Name, Part, Seeds, at_key, fit_over, method
 from modelmoat.training import FitSettings
 from modelmoat.training.evasion import Evasion, parse_evasion
 from modelmoat.victims import OutputFormat
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VICTIM_FIT = FitSettings(lr=0.05)
-
-T = TypeVar("T")
-
-
-def _told(read: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Let pydantic, which knows the place, tell the errors of a reader."""
-
-    def reader(value: Any) -> T:
-        try:
-            return read(value)
-        except ModelmoatError as error:
-            raise ValueError(str(error)) from error
-
-    return reader
-
-
-def _method(parse: Callable[[str], T]) -> BeforeValidator:
-    """A field that is written as text, such as a method with its parameters."""
-
-    def read(value: Any) -> Any:
-        return parse(value) if isinstance(value, str) else value
-
-    return BeforeValidator(_told(read))
-
-
-def _fit_over(defaults: FitSettings) -> WrapValidator:
-    """Settings of a training, where what is left out is as in ``defaults``."""
-    base = asdict(defaults)
-
-    def read(value: Any, handler: Callable[[Any], FitSettings]) -> FitSettings:
-        if isinstance(value, FitSettings):
-            return value
-        if isinstance(value, dict):
-            _check_keys(value, tuple(base))
-        try:
-            return handler({**base, **value} if isinstance(value, dict) else value)
-        except ModelmoatError as error:
-            key = str(error).partition("=")[0]
-            raise _at(key, str(error)) from error
-
-    return WrapValidator(read)
-
-
-def _at(key: str, words: str) -> PydanticCustomError:
-    """An error about one key of the mapping that is being read."""
-    return PydanticCustomError("at_key", "{words}", {"words": words, "key": key})
-
-
-def _check_keys(value: dict[Any, Any], known: tuple[str, ...]) -> None:
-    for key in value:
-        if key not in known:
-            raise _at(str(key), f"unknown key{nearest(str(key), known) or '.'} Known: {', '.join(known)}")
-
-
-def _read_arch(name: str) -> str:
-    if name not in arch_names():
-        raise unknown("architecture", name, arch_names())
-    return name
-
-
-def _read_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"'{name}': expected letters, digits and the marks - _ . for the name of a folder")
-    return name
-
-
-def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
-    doubles = [value for position, value in enumerate(values) if value in values[:position]]
-    if doubles:
-        raise ValueError(f"{doubles[0]} is there twice")
-    return values
-
-
-Arch = Annotated[str, AfterValidator(_told(_read_arch))]
-Name = Annotated[str, AfterValidator(_read_name)]
-Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...], Field(min_length=1), AfterValidator(_each_once)
-]
-Budgets = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_each_once)]
-
-
-class Part(BaseModel):
-    """A mapping of the study file; unknown keys are refused with the nearest known one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            _check_keys(value, tuple(cls.model_fields))
-        return value
 
 
 class Limits(Part):
@@ -154,7 +47,7 @@ class Limits(Part):
 class DefensePlan(Part):
     """One defense, with its parameters as given or calibrated to limits."""
 
-    defense: Annotated[Defense, _method(parse_defense)]
+    defense: Annotated[Defense, method(parse_defense)]
     calibrate: Limits | None = None
     name: str = Field(default="", description="what tables call it; made from the rest if left out")
 
@@ -181,8 +74,8 @@ class VictimPlan(Part):
     data: str
     data_seed: int = Field(default=0, ge=0)
     arch: Arch
-    recipe: Annotated[Recipe, _method(parse_recipe)]
-    fit: Annotated[FitSettings, _fit_over(_VICTIM_FIT)] = _VICTIM_FIT
+    recipe: Annotated[Recipe, method(parse_recipe)]
+    fit: Annotated[FitSettings, fit_over(_VICTIM_FIT)] = _VICTIM_FIT
     seeds: Seeds | None = Field(
         default=None,
         description="of its training; each victim then meets all seeds of the study. Left out, every seed of the study "
@@ -200,7 +93,7 @@ class ClonePlan(Part):
 
     arch: Arch | None = None
     init: str | None = None
-    fit: Annotated[FitSettings, _fit_over(CLONE_FIT)] = CLONE_FIT
+    fit: Annotated[FitSettings, fit_over(CLONE_FIT)] = CLONE_FIT
 
 
 class Claim(Part):
@@ -214,7 +107,7 @@ class Claim(Part):
     source: str
     published: str = Field(description="what the paper says, a number or words", coerce_numbers_to_str=True)
     measure: str
-    expect: Annotated[Expectation, _method(Expectation.parse)]
+    expect: Annotated[Expectation, method(Expectation.parse)]
     note: str = Field(default="", description="what differs from the paper")
 
     @field_serializer("expect")
@@ -229,18 +122,18 @@ class Study(Part):
     about: str = ""
     victims: dict[Name, VictimPlan] = Field(min_length=1)
     defenses: Annotated[tuple[DefensePlan, ...], Field(min_length=1)]
-    attacks: tuple[Annotated[Attack, _method(parse_attack)], ...] = ()
+    attacks: tuple[Annotated[Attack, method(parse_attack)], ...] = ()
     suite: str | None = None
     pool: str
     drop_overlap: bool = False
     budgets: Budgets
     seeds: Seeds = (0,)
-    output: Annotated[OutputFormat, _method(OutputFormat.parse)] = OutputFormat()
+    output: Annotated[OutputFormat, method(OutputFormat.parse)] = OutputFormat()
     clone: ClonePlan = ClonePlan()
     accounts: int = Field(default=1, ge=1)
     benign_share: float = Field(default=0.0, ge=0, lt=1)
     device: str = "cpu"
-    robust: Annotated[Evasion, _method(parse_evasion)] | None = None
+    robust: Annotated[Evasion, method(parse_evasion)] | None = None
     robust_images: int = Field(default=1000, ge=1)
     target_fidelity: float = Field(default=0.7, gt=0, le=1)
     claims: tuple[Claim, ...] = ()
@@ -248,29 +141,31 @@ class Study(Part):
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
         if not self.attacks and self.suite is None:
-            raise _at("study", "no attacker given; fix: attacks: [knockoff] or suite: quick")
+            raise at_key("study", "no attacker given; fix: attacks: [knockoff] or suite: quick")
         if self.suite is not None:
             try:
                 find_suite(self.suite)
             except ModelmoatError as error:
-                raise _at("suite", str(error)) from error
+                raise at_key("suite", str(error)) from error
         for attack in self.attacks:
             if self.output.kind not in attack.outputs:
                 possible = ", ".join(sorted(attack.outputs))
-                raise _at("attacks", f"{attack.spec} cannot use answers of kind '{self.output}'; it can use {possible}")
+                raise at_key(
+                    "attacks", f"{attack.spec} cannot use answers of kind '{self.output}'; it can use {possible}"
+                )
         self._check_names()
         return self
 
     def _check_names(self) -> None:
-        twins: dict[str, str] = {}
-        for name, victim in self.victims.items():
-            same = twins.setdefault(victim.model_dump_json(exclude={"defenses", "seeds"}), name)
-            if same != name:
-                raise _at("victims", f"{same} and {name} are the same victim; fix: change or remove one")
-            names = [plan.name for plan in self.defenses_of(name)]
-            doubles = [one for one in names if names.count(one) > 1]
+        _check_twins("victims", {name: _identity(plan, "defenses", "seeds") for name, plan in self.victims.items()})
+        for name in self.victims:
+            plans = self.defenses_of(name)
+            doubles = [
+                plan.name for position, plan in enumerate(plans) if plan.name in {one.name for one in plans[:position]}
+            ]
             if doubles:
-                raise _at("defenses", f"'{doubles[0]}' is there twice; fix: give each a name of its own")
+                raise at_key("defenses", f"'{doubles[0]}' is there twice; fix: give each a name of its own")
+            _check_twins("defenses", {plan.name: _identity(plan, "name") for plan in plans})
 
     def defenses_of(self, victim: str) -> tuple[DefensePlan, ...]:
         """The defenses that a victim gets."""
@@ -290,6 +185,19 @@ class Study(Part):
         return robust.spec if robust else None
 
 
+def _identity(part: Part, *names: str) -> str:
+    """All that makes a part what it is, but what only names or places it."""
+    return part.model_dump_json(exclude=set(names))
+
+
+def _check_twins(key: str, identities: dict[str, str]) -> None:
+    first: dict[str, str] = {}
+    for name, identity in identities.items():
+        same = first.setdefault(identity, name)
+        if same != name:
+            raise at_key(key, f"{same} and {name} are the same; fix: change or remove one")
+
+
 def load_study(path: Path) -> tuple[Study, Document]:
     """Read a study file.
 
@@ -305,4 +213,11 @@ def load_study(path: Path) -> tuple[Study, Document]:
         key = first.get("ctx", {}).get("key")
         place = (*first["loc"], *([key] if key else []))
         more = f" (and {len(others)} more)" if others else ""
-        raise document.error(place, first["msg"].removeprefix("Value error, ") + more) from error
+        raise document.error(place, _words(first) + more) from error
+
+
+def _words(error: ErrorDetails) -> str:
+    """What is wrong, with the value where pydantic leaves it out."""
+    words, given = error["msg"].removeprefix("Value error, "), error["input"]
+    by_us = error["type"] in ("value_error", "at_key", "missing")
+    return words if by_us or not isinstance(given, (str, int, float)) else f"{words}, got {given!r}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STUDY_COLUMNS = {"study": str, "victim_name": str, "victim_seed": int, "defense_name": str}
 """What a study adds to each record: its name, and the names that its file gives to victim and defense."""
+_SAME = ("cell", "victim_name", "victim_seed", "defense_name")  # two rows that share these are one
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def schema() -> pa.Schema:
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as a table, each cell once: the first row that has it."""
-    return pa.Table.from_pylist([row.flat() for row in _each_once(rows)], schema=schema())
+    """Rows as a table with the columns of every study."""
+    return pa.Table.from_pylist([row.flat() for row in rows], schema=schema())
 
 
 def write_table(directory: Path, rows: Iterable[Row]) -> pa.Table:
@@ -68,7 +69,7 @@ def write_table(directory: Path, rows: Iterable[Row]) -> pa.Table:
 
 
 def read_tables(directories: Sequence[Path]) -> pa.Table:
-    """The records of several folders of ``bench`` or ``assess`` as one table, each cell once.
+    """The records of several folders of ``bench`` or ``assess`` as one table, each cell once under its names.
 
     Columns that a folder of ``assess`` does not have are empty. The first folder that has a cell gives its row.
 
@@ -77,10 +78,10 @@ def read_tables(directories: Sequence[Path]) -> pa.Table:
     """
     tables = [_read(directory) for directory in directories]
     merged = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    first: dict[str, int] = {}
-    for number, cell in enumerate(merged["cell"].to_pylist()):
+    first: dict[tuple[object, ...], int] = {}
+    for number, cell in enumerate(zip(*(merged[name].to_pylist() for name in _SAME), strict=True)):
         first.setdefault(cell, number)
-    return merged.take(pa.array(first.values(), pa.int64()))
+    return merged.take(pa.array(list(first.values()), pa.int64()))
 
 
 def _read(directory: Path) -> pa.Table:
@@ -113,13 +114,6 @@ def _converted(table: pa.Table, field: pa.Field) -> pa.Array:
     if pa.types.is_map(field.type):
         values = [list(value.items()) if isinstance(value, dict) else value for value in values]
     return pa.array(values, field.type)
-
-
-def _each_once(rows: Iterable[Row]) -> list[Row]:
-    found: dict[str, Row] = {}
-    for row in rows:
-        found.setdefault(row.record.cell, row)
-    return list(found.values())
 
 
 def _arrow(hint: Any) -> pa.DataType:

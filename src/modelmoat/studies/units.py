@@ -80,8 +80,8 @@ class AssessUnit:
 
     @property
     def folder(self) -> Path:
-        """Where its records go; other settings give another folder, more attackers or budgets do not."""
-        slug = re.sub(r"[^A-Za-z0-9_.]+", "-", self.defense.name).strip("-")[:40]
+        """Where its records go; other settings give another folder; more attackers or budgets and other names do not."""
+        slug = re.sub(r"[^A-Za-z0-9_.]+", "-", self.defense.defense.spec).strip("-")[:40]
         return Path("runs", self.victim.folder.name, f"{slug}-seed{self.seed}-{digest_of(self._setting())[:8]}")
 
     @property
@@ -154,7 +154,7 @@ class AssessUnit:
         return {
             "study": self.study.model_dump(mode="json", exclude=outside),
             "victim": self.victim.digest(),
-            "defense": self.defense.model_dump(mode="json"),
+            "defense": self.defense.model_dump(mode="json", exclude={"name"}),
             "seed": self.seed,
         }
 

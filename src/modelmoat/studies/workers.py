@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from modelmoat.core.errors import ModelmoatError
+from modelmoat.studies.environment import one_thread
 from modelmoat.studies.units import RECORDS_STAGE, Unit
 
 _TRIES = 2  # of a unit whose process dies
 _PAUSE = 0.5  # seconds between two messages of one stage
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,9 @@ class Engine:
                 busy = [lane for lane in self._lanes if lane.unit]
                 if not busy:
                     return done
-                for lane in busy:
-                    if lane.connection in wait([other.connection for other in busy], timeout=None):
-                        self._hear(lane, waiting, tries, done)
+                ready = wait([lane.connection for lane in busy])
+                for lane in [lane for lane in busy if lane.connection in ready]:
+                    self._hear(lane, waiting, tries, done)
         finally:
             self._stop()
 
@@ -117,7 +116,7 @@ class Engine:
 
     def _hear(self, lane: _Lane, waiting: list[Unit], tries: dict[Path, int], done: set[Path]) -> None:
         unit = lane.unit
-        if unit is None or not lane.connection.poll():
+        if unit is None:
             return
         try:
             message = lane.connection.recv()
@@ -142,13 +141,15 @@ class Engine:
             waiting.insert(0, unit)
             return None
         code = lane.process.exitcode
-        return Outcome(error=f"its process died {_TRIES} times, last with exit code {code}; fix: fewer --workers if memory ran out")
+        return Outcome(
+            error=f"its process died {_TRIES} times, last with exit code {code}; fix: fewer --workers if memory ran out"
+        )
 
     def _start(self) -> _Lane:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         number = next(n for n in range(self.workers) if n not in {lane.number for lane in self._lanes})
-        with _one_thread():
+        with one_thread():
             process = context.Process(target=serve, args=(there, self.root, self.command), daemon=True)
             process.start()
         there.close()
@@ -164,20 +165,6 @@ class Engine:
         for lane in self._lanes:
             lane.process.join()
         self._lanes.clear()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let processes that start in the block use one thread each: libraries read it when they load."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def serve(connection: Connection, root: Path, command: list[str]) -> None:

@@ -1,0 +1,117 @@
+"""``modelmoat bench``: run a study."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelmoat.core.errors import require
+
+if TYPE_CHECKING:
+    from modelmoat.cli.progress import Bars
+    from modelmoat.studies import Cost, StudyResult
+    from modelmoat.studies.units import Unit
+    from modelmoat.studies.workers import Outcome, Progress
+
+EXIT_FAILED = 1
+
+HELP = """Run a study: victims x defenses x attackers x budgets x seeds, and verdicts on claims.
+
+A study is a YAML file; see the folder studies of the project. It is checked before anything runs. Stop it at any time and run
+the same command again: what is done stays, and what is missing or failed is run.
+
+In the folder: records.parquet with all records (ask it with modelmoat query), claims.json, study.html, and failures.jsonl
+where something failed.
+
+Examples:
+
+  modelmoat bench studies/smoke.yaml --out runs/smoke
+
+  modelmoat bench studies/mad.yaml --out runs/mad --dry-run
+"""
+
+
+def bench(
+    study: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder for victims, records and the page.")],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes at a time, each with one thread; one for each core if left out.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the study, say what it takes, and stop.")] = False,
+) -> None:
+    """Run a study."""
+    require(workers is None or workers >= 1, f"--workers {workers}: expected at least 1")
+    from modelmoat.cli.progress import bars
+    from modelmoat.studies import estimate, load_study, run_study
+
+    workers = workers or os.cpu_count() or 1
+    found, document = load_study(study)
+    if dry_run:
+        _tell_cost(estimate(found, document), workers)
+        return
+    with bars() as shown:
+        command = ["modelmoat", *sys.argv[1:]]
+        result = run_study(found, document, out, workers=workers, command=command, watch=_Shown(shown))
+    _tell(result, out)
+    if result.failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _tell_cost(cost: Cost, workers: int) -> None:
+    hours, minutes = divmod(round(cost.seconds / workers / 60), 60)
+    took = f"{f'{hours} h ' if hours else ''}{minutes} min with {_many(workers, 'worker')}"
+    typer.echo(
+        f"{_many(cost.victims, 'victim')} to train, {_many(cost.runs, 'run')}, {_many(cost.cells, 'record')}, at most "
+        f"{cost.queries:,} queries"
+    )
+    typer.echo(
+        f"at least {took}, if nothing is done yet: one plain training for each victim and each clone; costly recipes, "
+        "attacks and defenses come on top"
+    )
+
+
+def _tell(result: StudyResult, out: Path) -> None:
+    typer.echo(f"{out}: {_many(result.records, 'record')}; {_many(result.ran, 'unit')} ran now")
+    for judgment in result.judgments:
+        typer.echo(f"  {judgment.verdict}: {judgment.text}")
+    if result.failed:
+        blocked = f", and {result.blocked:,} could not start" if result.blocked else ""
+        typer.echo(f"{_many(result.failed, 'unit')} failed{blocked}; see {out / 'failures.jsonl'}", err=True)
+    typer.echo(f"Page: {result.page}")
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+class _Shown:
+    """Shows a study on progress bars: one for all units, one for each worker."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._warned: set[str] = set()
+
+    def units(self, done: int, total: int) -> None:
+        self._bars.show("units", done, total)
+
+    def progress(self, lane: int, unit: Unit, progress: Progress) -> None:
+        self._bars.show(f"worker {lane + 1}", progress.done, progress.total, f"{unit}: {progress.stage}")
+
+    def ended(self, lane: int, unit: Unit, outcome: Outcome) -> None:
+        self._bars.remove(f"worker {lane + 1}")
+        for words in outcome.warnings:
+            if words not in self._warned:
+                warnings.warn(words, stacklevel=2)
+                self._warned.add(words)
+        if outcome.error:
+            typer.echo(f"failed: {unit}: {outcome.error}", err=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("bench", help=HELP)(bench)

@@ -1,0 +1,22 @@
+"""Studies: a file that says what to run, records, and verdicts on claims."""
+
+from modelmoat.studies.bench import StudyResult, StudyWatch, estimate, run_study
+from modelmoat.studies.check import Cost
+from modelmoat.studies.claims import Judgment
+from modelmoat.studies.query import Answer, run_sql
+from modelmoat.studies.study import Study, load_study
+from modelmoat.studies.table import read_tables
+
+__all__ = [
+    "Answer",
+    "Cost",
+    "Judgment",
+    "Study",
+    "StudyResult",
+    "StudyWatch",
+    "estimate",
+    "load_study",
+    "read_tables",
+    "run_sql",
+    "run_study",
+]

@@ -1,0 +1,141 @@
+"""The page of a study: verdicts on its claims, and what each attacker got from each defended victim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from modelmoat import __version__
+from modelmoat.core.files import write_text
+from modelmoat.core.records import Record
+from modelmoat.core.runs import machine, package_versions
+from modelmoat.metrics.intervals import Interval, mean_interval
+from modelmoat.report import Gap, gaps
+from modelmoat.report.gap import gap_points
+from modelmoat.report.wording import count, percent, percent_interval
+from modelmoat.studies.claims import Judgment
+from modelmoat.studies.study import Study
+from modelmoat.studies.table import Row
+
+PAGE_FILE = "study.html"
+_MARKS = {"reproduced": "under", "not reproduced": "over", "undecided": "open", "not tested": "open"}
+
+
+def write_page(
+    directory: Path,
+    study: Study,
+    rows: Sequence[Row],
+    judgments: Sequence[Judgment],
+    failures: Mapping[str, str],
+) -> Path:
+    """Write ``study.html`` into the study's folder; one file that loads nothing from anywhere."""
+    environment = Environment(
+        loader=PackageLoader("modelmoat.studies"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = files("modelmoat.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
+    page = environment.get_template("study.html.j2").render(
+        style=Markup(style),  # noqa: S704 - our own file
+        study=study,
+        version=__version__,
+        records=len(rows),
+        claims=[_claim_row(judgment) for judgment in judgments],
+        counts={verdict: sum(one.verdict == verdict for one in judgments) for verdict in _MARKS},
+        cells=cell_rows(rows),
+        gaps=gap_rows(rows),
+        failures=failures,
+        machine=machine(),
+        versions=package_versions(),
+    )
+    path = directory / PAGE_FILE
+    write_text(path, page)
+    return path
+
+
+def cell_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One for each victim, defense, attack and budget, averaged over seeds; in the order of the study."""
+    groups: dict[tuple[str, str, str, int], list[Record]] = {}
+    for row in rows:
+        key = (row.victim_name, row.defense_name, row.record.attack, row.record.budget)
+        groups.setdefault(key, []).append(row.record)
+    return [
+        {
+            "victim": victim,
+            "defense": defense,
+            "attack": attack,
+            "budget": count(budget),
+            "seeds": len(group),
+            "clone": percent_interval(_mean(group, "clone_accuracy")),
+            "fidelity": percent_interval(_mean(group, "fidelity")),
+            "served": percent(_mean(group, "defended_accuracy").mean),
+            "l1": f"{_mean(group, 'mean_l1').mean:.2f}",
+        }
+        for (victim, defense, attack, budget), group in groups.items()
+    ]
+
+
+def gap_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """The worst case of each defense of each victim over its attackers, between floor and ceiling.
+
+    Every training of a victim counts as a seed of its own.
+    """
+    victims: dict[str, list[Record]] = {}
+    for row in rows:
+        victims.setdefault(row.victim_name, []).append(_as_one_victim(row))
+    return [_gap_row(name, gap) for name, records in victims.items() for gap in gaps(records)]
+
+
+def _as_one_victim(row: Row) -> Record:
+    """The record under the study's names, so that all seeds of a victim and all settings of a defense are one."""
+    seed = (row.victim_seed << 32) + row.record.seed
+    return row.record.model_copy(
+        update={"victim": row.victim_name, "victim_digest": row.victim_name, "defense": row.defense_name, "seed": seed}
+    )
+
+
+def _gap_row(victim: str, gap: Gap) -> dict[str, str]:
+    return {
+        "victim": victim,
+        "defense": gap.defense,
+        "gap": gap_points(gap),
+        "worst": percent(gap.worst),
+        "attack": gap.attack,
+        "floor": percent(gap.floor),
+        "ceiling": "" if gap.ceiling is None else percent(gap.ceiling),
+        "budget": count(gap.budget),
+        "bought": gap.bought,
+    }
+
+
+def _claim_row(judgment: Judgment) -> dict[str, str]:
+    return {
+        "text": judgment.text,
+        "source": judgment.source,
+        "published": judgment.published,
+        "measured": measured_words(judgment.interval),
+        "expect": judgment.expect,
+        "verdict": judgment.verdict,
+        "mark": _MARKS[judgment.verdict],
+        "note": judgment.note,
+    }
+
+
+def measured_words(value: Interval | None) -> str:
+    """Mean and half width of the 95 % interval, to three digits."""
+    if value is None:
+        return "no records"
+    if value.half_width is None:
+        return f"{value.mean:.3g} (one seed)"
+    return f"{value.mean:.3g} ± {value.half_width:.2g} ({value.count} seeds)"
+
+
+def _mean(records: Sequence[Record], metric: str) -> Interval:
+    return mean_interval([getattr(record, metric) for record in records])

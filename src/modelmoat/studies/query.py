@@ -1,0 +1,50 @@
+"""SQL over records, by DuckDB, which sees the table ``records`` and nothing else of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from modelmoat.core.errors import OptionError
+
+TABLE = "records"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Columns and rows of a query."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def run_sql(table: pa.Table, sql: str) -> Answer:
+    """Run one query over a table of records.
+
+    Raises:
+        OptionError: it is no SQL, names what is not there, or DuckDB is not installed.
+    """
+    duckdb = _duckdb()
+    with duckdb.connect(":memory:", config={"threads": "1"}) as connection:
+        connection.register(TABLE, table)
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        try:
+            found = connection.execute(sql)
+            columns = tuple(column[0] for column in found.description or ())
+            return Answer(columns, tuple(found.fetchall()))
+        except duckdb.Error as error:
+            raise OptionError(f"SQL: {' '.join(str(error).split())}") from error
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "SQL over records needs the package duckdb, which is not installed; fix: pip install 'modelmoat[studies]'"
+        ) from error
+    return duckdb

@@ -1,0 +1,190 @@
+"""Whole studies, in worker processes: failures, deaths, interruptions, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelmoat.core.errors import RunError
+from modelmoat.core.locks import locked
+from modelmoat.core.records import RECORDS_FILE, read_records
+from modelmoat.studies import StudyResult, load_study, read_tables, run_study
+from modelmoat.studies.units import RECORDS_STAGE, Unit
+from modelmoat.studies.workers import Outcome, Progress, run_unit
+
+SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
+FAILING = (
+    "  - none\n",
+    "  - none\n  - name: hopeless\n    defense: label_only+reverse_sigmoid\n    calibrate: {max_l1: 0.0001, images: 50}\n",
+)
+LONE = ("  - {defense: reverse_sigmoid, calibrate: {max_l1: 0.5, images: 50}}\n", "")
+
+
+@dataclass
+class Watch:
+    """Notes what it is told, and does something when it is told of progress."""
+
+    on_progress: Callable[[Unit, Progress], None] = lambda unit, progress: None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    counts: list[tuple[int, int]] = field(default_factory=list)
+
+    def units(self, done: int, total: int) -> None:
+        self.counts.append((done, total))
+
+    def progress(self, lane: int, unit: Unit, progress: Progress) -> None:
+        self.on_progress(unit, progress)
+
+    def ended(self, lane: int, unit: Unit, outcome: Outcome) -> None:
+        self.outcomes[str(unit)] = outcome
+
+
+def bench(path: Path, out: Path, watch: Watch, *, workers: int = 1) -> StudyResult:
+    study, document = load_study(path)
+    return run_study(study, document, out, workers=workers, command=["modelmoat", "bench"], watch=watch)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    timed = {"created", "query_seconds", "train_seconds", "latency_ratio", "latency_ratios", "latency_ms", "victim"}
+    found = [{key: value for key, value in row.items() if key not in timed} for row in read_tables([out]).to_pylist()]
+    return sorted(found, key=lambda row: (row["defense_name"], row["seed"], row["attack"], row["budget"]))
+
+
+class Inline:
+    """In the place of the engine: the same units, one after the other, in this process."""
+
+    def __init__(self, root: Path, workers: int, command: list[str], watch: Watch) -> None:
+        self._root, self._command, self._watch = root, command, watch
+
+    def run(self, units: Sequence[Unit], done: set[Path]) -> set[Path]:
+        done = set(done)
+        for unit in units:
+            if unit.needs is None or unit.needs in done:
+                outcome = run_unit(unit, self._root, self._command, partial(self._watch.progress, 0, unit))
+                done |= set() if outcome.error else {unit.folder}
+                self._watch.ended(0, unit, outcome)
+        return done
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelmoat.studies.bench.Engine", Inline)
+
+
+@pytest.fixture(scope="module")
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture
+def smoke(_kept: Path, inline: None) -> Path:
+    """The folder of the project's smallest study after one run; never change it."""
+    out = _kept / "smoke"
+    if not out.exists():
+        result = bench(SMOKE, out, Watch())
+        assert (result.records, result.ran, result.failed, result.blocked) == (12, 7, 0, 0)
+        assert [judgment.verdict for judgment in result.judgments] == ["reproduced", "reproduced"]
+    return out
+
+
+def test_the_smoke_study_runs(smoke: Path) -> None:
+    found = rows(smoke)
+    assert {(row["study"], row["victim_name"], row["victim_seed"]) for row in found} == {("smoke", "plain", 0)}
+    assert {row["defense_name"] for row in found} == {"none", "label_only", "reverse sigmoid at L1 0.5"}
+    calibrated = [row for row in found if row["defense_name"].startswith("reverse")]
+    assert all(0.4 < row["mean_l1"] <= 0.55 for row in calibrated)
+    page = (smoke / "study.html").read_text()
+    assert "Claims on trial" in page
+    assert page.count("reproduced</span>") == 2
+    assert not (smoke / "failures.jsonl").exists()
+
+
+def test_a_finished_study_runs_nothing_again(smoke: Path) -> None:
+    before = rows(smoke)
+    watch = Watch()
+    result = bench(SMOKE, smoke, watch)
+    assert (result.records, result.ran) == (12, 0)
+    assert watch.counts == [(7, 7)]
+    assert rows(smoke) == before
+
+
+def test_a_folder_is_one_study_s_and_one_process_s(smoke: Path, write: Callable[..., Path]) -> None:
+    with pytest.raises(RunError, match="holds the study 'smoke', not 'tiny'"):
+        bench(write(), smoke, Watch())
+    with pytest.raises(
+        RunError, match=r"plain-0 was trained with other settings; fix: give the victim 'plain' another"
+    ):
+        bench(write(("study: tiny", "study: smoke")), smoke, Watch())
+    with locked(smoke), pytest.raises(RunError, match="in use by another modelmoat process"):
+        bench(SMOKE, smoke, Watch())
+
+
+def test_a_record_that_was_cut_short_is_made_again(smoke: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(smoke, out)
+    (folder,) = out.glob("runs/plain-0/none-seed1-*")
+    file = folder / RECORDS_FILE
+    file.write_bytes(file.read_bytes()[:-40])
+    watch = Watch()
+    with pytest.warns(UserWarning, match="the last line was cut short"):
+        result = bench(SMOKE, out, watch)
+    assert list(watch.outcomes) == ["plain-0 behind none, seed 1"]
+    assert result.records == 12
+    assert rows(out) == rows(smoke)
+
+
+def test_a_failure_stops_nothing_else(write: Callable[..., Path], tmp_path: Path, inline: None) -> None:
+    out, watch = tmp_path / "out", Watch()
+    result = bench(write(FAILING, ("seeds: [0, 1]", "seeds: [0]")), out, watch)
+    assert (result.records, result.ran, result.failed, result.blocked) == (4, 3, 1, 0)
+    (failure,) = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert failure["unit"] == "plain-0 behind hopeless, seed 0"
+    assert failure["error"] == watch.outcomes["plain-0 behind hopeless, seed 0"].error
+    assert "no setting keeps mean L1" in failure["error"]
+    assert "1 unit failed" in (out / "study.html").read_text()
+    assert result.judgments[0].verdict == "undecided"  # one seed
+
+
+def test_without_its_victim_nothing_else_starts(write: Callable[..., Path], tmp_path: Path, inline: None) -> None:
+    out = tmp_path / "out"
+    (out / "victims" / "plain-0").mkdir(parents=True)
+    (out / "victims" / "plain-0" / "model.json").write_text("{}")
+    watch = Watch()
+    result = bench(write(), out, watch)
+    assert (result.records, result.ran, result.failed, result.blocked) == (0, 0, 1, 4)
+    assert list(watch.outcomes) == ["train plain, seed 0"]
+    assert result.judgments[0].verdict == "not tested"
+
+
+def test_a_killed_worker_loses_nothing(write: Callable[..., Path], tmp_path: Path) -> None:
+    killed: list[list[str]] = []
+    out = tmp_path / "out"
+
+    def kill_once(unit: Unit, progress: Progress) -> None:
+        if not killed and progress == Progress(RECORDS_STAGE, 1, 2):
+            killed.append([record.cell for record in read_records(out / unit.folder)])
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    result = bench(write(("seeds: [0, 1]", "seeds: [0]"), LONE), out, Watch(kill_once))
+    assert (result.records, result.ran, result.failed, result.blocked) == (2, 2, 0, 0)
+    assert len(killed) == 1
+    (folder,) = (out / "runs" / "plain-0").iterdir()
+    cells = [record.cell for record in read_records(folder)]
+    assert len(cells) == 2
+    assert cells[: len(killed[0])] == killed[0]
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_records(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    result = bench(SMOKE, tmp_path / "out", Watch(), workers=2)
+    assert (result.records, result.ran, result.failed) == (12, 7, 0)
+    assert rows(tmp_path / "out") == rows(smoke)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from modelmoat.core.errors import OptionError, UnknownReference, UsageError
+from modelmoat.defenses import parse_defense
+from modelmoat.studies.check import Check
+from modelmoat.studies.claims import check_claims
+from modelmoat.studies.study import load_study
+from modelmoat.studies.units import plan_units
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_study_is_read_with_its_defaults(write) -> None:
+    study, _ = load_study(write())
+    victim = study.victims["plain"]
+    assert (victim.fit.epochs, victim.fit.lr, study.clone.fit.lr) == (1, 0.05, 0.05)
+    assert [plan.name for plan in study.defenses] == ["none", "reverse_sigmoid (mean L1 of at most 0.5)"]
+    assert study.defenses[0].defense == parse_defense("none")
+    assert study.claims[0].published == "0.5"
+    assert pickle.loads(pickle.dumps(study)) == study  # noqa: S301 - workers get it so
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("study: tiny", "study: tiny\nabuot: x", 2, "abuot: unknown key; did you mean 'about'"),
+        ("arch: small_cnn", "arch: smal_cnn", 5, "victims.plain.arch: unknown architecture 'smal_cnn'; did you mean"),
+        ("recipe: standard", "recipe: standrad", 6, "unknown recipe 'standrad'; did you mean 'standard'"),
+        ("epochs: 1, batch_size: 32", "epoch: 1", 7, "victims.plain.fit.epoch: unknown key; did you mean 'epochs'"),
+        ("epochs: 1, batch_size: 32", "epochs: many", 7, "victims.plain.fit.epochs: .* got 'many'"),
+        ("epochs: 1, batch_size: 32", "epochs: 0", 7, "victims.plain.fit.epochs: epochs=0: expected at least 1"),
+        ("- none", "- nnoe", 10, "defenses.0.defense: unknown defense 'nnoe'; did you mean 'none'"),
+        ("- none", "- none\n  - none", 9, "'none' is there twice"),
+        ("- none", "- none\n  - {name: plain, defense: none}", 9, "defenses: none and plain are the same; fix"),
+        ("max_l1: 0.5", "max_l1: 3", 11, "defenses.1.calibrate.max_l1: .* got 3"),
+        ("max_l1: 0.5, ", "", 11, "no limit given; fix: max_l1: 0.5"),
+        ("attacks: [knockoff]", "suite: quik", 12, "suite 'quik': .* did you mean 'quick'"),
+        ("attacks: [knockoff]", "", 1, "no attacker given; fix: attacks:"),
+        ("attacks: [knockoff]", "attacks: [dfme]\noutput: label", 12, "dfme cannot use answers of kind 'label'"),
+        ("budgets: [10, 20]", "budgets: [10, 10]", 14, "budgets: 10 is there twice"),
+        ("budgets: [10, 20]", "budgets: [0]", 14, r"budgets.0: .* got 0"),
+        ("budgets: [10, 20]", "budgets: [10, 20]\nbudgets: [3]", 15, "'budgets' is there twice, first in line 14"),
+        ("budgets: [10, 20]", "budgets: [10, 20", 15, "expected ',' or ']'"),
+        ("    source: nobody\n", "", 19, "claims.0.source: Field required"),
+        ('"> 0.01"', "plausible", 23, "claims.0.expect: 'plausible': expected a comparison"),
+        ("  plain:", "  pl/ain:", 3, "expected letters, digits"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_key(write, old: str, new: str, line: int, words: str) -> None:
+    with pytest.raises(OptionError, match=rf"study.yaml, line {line}\b.*{words}") as raised:
+        load_study(write((old, new)))
+    assert "\n" not in str(raised.value)
+
+
+def test_two_names_for_one_victim_are_refused(write) -> None:
+    victim = "  plain:\n    data: digits,pool=0.4\n    arch: small_cnn\n    recipe: standard\n"
+    rest = "    fit: {epochs: 1, batch_size: 32, precision: float32}\n"
+    path = write((victim, victim + rest + victim.replace("plain", "other")))
+    with pytest.raises(OptionError, match="plain and other are the same; fix"):
+        load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [("", OptionError, "is empty"), ("- 1", OptionError, "line 1"), (None, UnknownReference, "name a YAML file")],
+)
+def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, error: type[UsageError], words: str) -> None:
+    path = tmp_path / "study.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(error, match=words):
+        load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("data: digits,pool=0.4", "data: digts", 4, "victims.plain.data: .*digts"),
+        ("arch: small_cnn", "arch: lenet", 5, "victims.plain.arch: "),
+        ("- none", "- {defense: rounding+none, calibrate: {max_l1: 1, step: none}}", 10, "defenses.0: .*no parameter"),
+        ("pool: digits,pool=0.4,split=pool", "pool: photo-patches", 13, "pool: .*fix: photo-patches,grey,size=8"),
+        ("budgets: [10, 20]", "budgets: [10, 20000]", 12, "attacks.0: budget 20,000: the pool has"),
+        ("[knockoff]", "[knockoff+partial_bayes:assumed=nnoe]", 12, "attacks.0: .*nnoe"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_runs(
+    write, old: str, new: str, line: int, words: str
+) -> None:
+    study, document = load_study(write((old, new)))
+    with pytest.raises(OptionError, match=rf"study.yaml, line {line}, {words}"):
+        Check(study, document).run(plan_units(study)[0])
+
+
+def test_a_claim_about_a_column_that_is_not_there_is_refused(write) -> None:
+    study, document = load_study(write(("avg(clone_accuracy)", "avg(clone_acuracy)")))
+    with pytest.raises(OptionError, match=r"line 22, claims.0.measure: SQL: .*clone_acuracy"):
+        check_claims(study.claims, document)
+
+
+def test_what_a_study_takes(write) -> None:
+    study, document = load_study(write())
+    trainings, assessments = plan_units(study)
+    cost = Check(study, document).cost(trainings, assessments)
+    assert (cost.victims, cost.runs, cost.cells, cost.queries) == (1, 4, 8, 80)
+    assert cost.seconds > 0
+
+
+def test_each_seed_trains_its_own_victim_unless_the_victim_has_seeds(write) -> None:
+    crossed, _ = load_study(write())
+    paired, _ = load_study(write(("    seeds: [0]\n", "")))
+    seeds = [{(unit.victim.seed, unit.seed) for unit in plan_units(study)[1]} for study in (crossed, paired)]
+    assert seeds == [{(0, 0), (0, 1)}, {(0, 0), (1, 1)}]
+
+
+def test_a_folder_is_shared_by_more_attackers_and_not_by_other_settings(write) -> None:
+    def first(*changes: tuple[str, str]) -> tuple[Path, str]:
+        unit = plan_units(load_study(write(*changes))[0])[1][0]
+        return unit.folder, unit.digest()
+
+    folder, digest = first()
+    more = first(("[knockoff]", "[knockoff, copycat]"))
+    other = first(("min_steps: 5", "min_steps: 6"))
+    claims = first(("The clone learns something.", "Something else."))
+    renamed = first(("  - none", "  - {name: bare, defense: none}"))
+    assert more[0] == folder
+    assert more[1] != digest
+    assert other[0] != folder
+    assert claims == renamed == (folder, digest)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_project_can_be_read(path: Path) -> None:
+    study, document = load_study(path)
+    assert study.study == path.stem
+    check_claims(study.claims, document)
