@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from modelmoat.attacks import ATTACKS
+from modelmoat.attacks import ATTACKS, RECOVERIES
 from modelmoat.defenses import DEFENSES
 from modelmoat.models import arch_names
 from modelmoat.recipes import RECIPES
@@ -18,6 +18,7 @@ def table() -> str:
     """One line per family, names in alphabetical order."""
     families = {
         "attacks": ATTACKS.names(),
+        "recoveries": RECOVERIES.names(),
         "defenses": DEFENSES.names(),
         "recipes": RECIPES.names(),
         "archs": arch_names(),

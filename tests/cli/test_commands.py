@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from modelmoat import __version__
-from modelmoat.attacks import ATTACKS
+from modelmoat.assessment.suites import SUITES
+from modelmoat.attacks import ATTACKS, RECOVERIES
 from modelmoat.core.errors import ModelmoatError
 from modelmoat.core.records import Record, read_records
 from modelmoat.core.runs import read_run
@@ -23,6 +24,8 @@ from modelmoat.training import FitSettings
 Command = Callable[..., object]
 NAMES = {
     "attacks": ATTACKS.names,
+    "recoveries": RECOVERIES.names,
+    "suites": lambda: list(SUITES),
     "defenses": DEFENSES.names,
     "recipes": RECIPES.names,
     "archs": arch_names,

@@ -15,7 +15,7 @@ from modelmoat.core.errors import unknown
 if TYPE_CHECKING:
     from modelmoat.core.registry import Registry
 
-HELP = """List attacks, defenses, recipes, architectures and data.
+HELP = """List attacks, recoveries, suites, defenses, recipes, architectures and data.
 
 Examples:
 
@@ -26,14 +26,14 @@ Examples:
   modelmoat list attacks --json
 """
 
-FAMILIES = ("attacks", "defenses", "recipes", "archs", "data")
+FAMILIES = ("attacks", "recoveries", "suites", "defenses", "recipes", "archs", "data")
 
 
 def listing(
     family: Annotated[str | None, typer.Argument(help=f"One of {', '.join(FAMILIES)}; all of them by default.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List attacks, defenses, recipes, architectures and data."""
+    """List attacks, recoveries, suites, defenses, recipes, architectures and data."""
     if family is not None and family not in FAMILIES:
         raise unknown("list", family, FAMILIES)
     found = {name: _ROWS[name]() for name in ([family] if family else FAMILIES)}
@@ -57,6 +57,21 @@ def _attacks() -> list[dict[str, Any]]:
     from modelmoat.attacks import ATTACKS
 
     return _methods(ATTACKS, "outputs", "knows")
+
+
+def _recoveries() -> list[dict[str, Any]]:
+    from modelmoat.attacks import RECOVERIES
+
+    return _methods(RECOVERIES, "outputs", "knows")
+
+
+def _suites() -> list[dict[str, Any]]:
+    from modelmoat.assessment.suites import SUITES
+
+    return [
+        {"name": suite.name, "summary": f"{suite}: {len(suite.attacks)} attackers.", "attacks": list(suite.attacks)}
+        for suite in SUITES.values()
+    ]
 
 
 def _defenses() -> list[dict[str, Any]]:
@@ -83,7 +98,15 @@ def _data() -> list[dict[str, Any]]:
     return [{"name": source.name, "summary": source.summary, "example": source.example} for source in known_sources()]
 
 
-_ROWS = {"attacks": _attacks, "defenses": _defenses, "recipes": _recipes, "archs": _archs, "data": _data}
+_ROWS = {
+    "attacks": _attacks,
+    "recoveries": _recoveries,
+    "suites": _suites,
+    "defenses": _defenses,
+    "recipes": _recipes,
+    "archs": _archs,
+    "data": _data,
+}
 
 
 def _plain(value: Any) -> Any:
@@ -108,6 +131,8 @@ def _details(row: dict[str, Any]) -> list[str]:
     details = []
     if row.get("parameters"):
         details.append("parameters: " + ", ".join(f"{key}={value}" for key, value in row["parameters"].items()))
+    if row.get("attacks"):
+        details.append(" ".join(row["attacks"]))
     if row.get("example"):
         details.append(f"example: {row['example']}")
     if row.get("paper", "-") != "-":
