@@ -11,7 +11,19 @@ from rich.console import Console
 from rich.text import Text
 
 from modelmoat import __version__
-from modelmoat.cli import assess, bench, export, latency, listing, protect, query, quickstart, report, train
+from modelmoat.cli import (
+    assess,
+    bench,
+    export,
+    latency,
+    leaderboard,
+    listing,
+    protect,
+    query,
+    quickstart,
+    report,
+    train,
+)
 from modelmoat.core.errors import ModelmoatError, UsageError
 
 EXIT_CRASH = 1
@@ -55,6 +67,7 @@ assess.add_to(app)
 report.add_to(app)
 bench.add_to(app)
 query.add_to(app)
+leaderboard.add_to(app)
 listing.add_to(app)
 
 

@@ -49,12 +49,12 @@ def render(directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters["breakable"] = breakable
     script = _package_text("table.js")
     return environment.get_template("report.html.j2").render(
         style=Markup(_package_text("style.css")),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
-        script_hash=_script_hash(script),
+        script_hash=script_hash(script),
         summary=summary,
         info=info,
         words=wording,
@@ -169,7 +169,7 @@ def _shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _breakable(name: str) -> Markup:
+def breakable(name: str) -> Markup:
     """An escaped name that may break across lines after its colons, commas and equals signs."""
     return Markup("<wbr>").join(re.split(r"(?<=[:,=/])(?=.)", name))
 
@@ -178,6 +178,6 @@ def _package_text(name: str) -> str:
     return files("modelmoat.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _script_hash(script: str) -> str:
+def script_hash(script: str) -> str:
     """Digest by which the page's content policy lets this script run and no other."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -69,7 +69,7 @@ def write_table(directory: Path, rows: Iterable[Row]) -> pa.Table:
 
 
 def read_tables(directories: Sequence[Path]) -> pa.Table:
-    """The records of several folders of ``bench`` or ``assess`` as one table, each cell once under its names.
+    """The records of several folders of ``bench`` or ``assess``, or Parquet files, as one table, each cell once.
 
     Columns that a folder of ``assess`` does not have are empty. The first folder that has a cell gives its row.
 
@@ -85,7 +85,7 @@ def read_tables(directories: Sequence[Path]) -> pa.Table:
 
 
 def _read(directory: Path) -> pa.Table:
-    path = directory / PARQUET_FILE
+    path = directory if directory.is_file() else directory / PARQUET_FILE
     try:
         table = pq.read_table(path)
         wanted = schema()
