@@ -16,7 +16,7 @@ import pytest
 from modelmoat.core.errors import RunError
 from modelmoat.core.locks import locked
 from modelmoat.core.records import RECORDS_FILE, read_records
-from modelmoat.studies import StudyResult, load_study, read_tables, run_study
+from modelmoat.studies import StudyResult, VictimShelf, load_study, read_tables, run_study
 from modelmoat.studies.units import RECORDS_STAGE, Unit
 from modelmoat.studies.workers import Outcome, Progress, run_unit
 
@@ -46,9 +46,10 @@ class Watch:
         self.outcomes[str(unit)] = outcome
 
 
-def bench(path: Path, out: Path, watch: Watch, *, workers: int = 1) -> StudyResult:
+def bench(path: Path, out: Path, watch: Watch, *, workers: int = 1, shelf: Path | None = None) -> StudyResult:
     study, document = load_study(path)
-    return run_study(study, document, out, workers=workers, command=["modelmoat", "bench"], watch=watch)
+    command, kept = ["modelmoat", "bench"], VictimShelf(shelf) if shelf else None
+    return run_study(study, document, out, workers=workers, command=command, watch=watch, shelf=kept)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -113,6 +114,17 @@ def test_a_finished_study_runs_nothing_again(smoke: Path) -> None:
     assert (result.records, result.ran) == (12, 0)
     assert watch.counts == [(7, 7)]
     assert rows(smoke) == before
+
+
+def test_studies_share_victims(inline: None, write: Callable[..., Path], tmp_path: Path) -> None:
+    shelf, first, second, third = (tmp_path / name for name in ("shelf", "first", "second", "third"))
+    assert bench(write(LONE), first, Watch(), shelf=shelf).ran == 3
+    watch = Watch()
+    assert bench(write(LONE, ("study: tiny", "study: other")), second, watch, shelf=shelf).ran == 2
+    assert not any(name.startswith("train") for name in watch.outcomes)
+    assert [row | {"study": "tiny"} for row in rows(second)] == rows(first)
+    assert bench(write(LONE, ("fit: {epochs: 1, batch", "fit: {epochs: 2, batch")), third, Watch(), shelf=shelf).ran == 3
+    assert len(list(shelf.iterdir())) == 2
 
 
 def test_a_folder_is_one_study_s_and_one_process_s(smoke: Path, write: Callable[..., Path]) -> None:

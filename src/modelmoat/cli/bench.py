@@ -42,12 +42,16 @@ def bench(
     workers: Annotated[
         int | None, typer.Option(help="Processes at a time, each with one thread; one for each core if left out.")
     ] = None,
+    victims: Annotated[
+        Path | None,
+        typer.Option(help="Folder that studies share: a victim trained there with the same settings is taken, others join."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the study, say what it takes, and stop.")] = False,
 ) -> None:
     """Run a study."""
     require(workers is None or workers >= 1, f"--workers {workers}: expected at least 1")
     from modelmoat.cli.progress import bars
-    from modelmoat.studies import estimate, load_study, run_study
+    from modelmoat.studies import VictimShelf, estimate, load_study, run_study
 
     workers = workers or os.cpu_count() or 1
     found, document = load_study(study)
@@ -56,7 +60,10 @@ def bench(
         return
     with bars() as shown:
         command = ["modelmoat", *sys.argv[1:]]
-        result = run_study(found, document, out, workers=workers, command=command, watch=_Shown(shown))
+        shelf = VictimShelf(victims) if victims else None
+        result = run_study(
+            found, document, out, workers=workers, command=command, watch=_Shown(shown), shelf=shelf
+        )
     _tell(result, out)
     if result.failed:
         raise typer.Exit(EXIT_FAILED)

@@ -4,6 +4,7 @@ from modelmoat.studies.bench import StudyResult, StudyWatch, estimate, run_study
 from modelmoat.studies.check import Cost
 from modelmoat.studies.claims import Judgment
 from modelmoat.studies.query import Answer, run_sql
+from modelmoat.studies.shelf import VictimShelf
 from modelmoat.studies.study import Study, load_study
 from modelmoat.studies.table import read_tables
 
@@ -14,6 +15,7 @@ __all__ = [
     "Study",
     "StudyResult",
     "StudyWatch",
+    "VictimShelf",
     "estimate",
     "load_study",
     "read_tables",

@@ -13,9 +13,10 @@ from modelmoat.studies.document import Document
 from modelmoat.studies.environment import shared_images
 from modelmoat.studies.folder import StudyFolder
 from modelmoat.studies.page import write_page
+from modelmoat.studies.shelf import VictimShelf
 from modelmoat.studies.study import Study
 from modelmoat.studies.table import write_table
-from modelmoat.studies.units import Unit, plan_units
+from modelmoat.studies.units import TrainUnit, Unit, plan_units
 from modelmoat.studies.workers import Engine, Outcome, Progress
 
 
@@ -71,12 +72,19 @@ def estimate(study: Study, document: Document) -> Cost:
 
 
 def run_study(
-    study: Study, document: Document, out: Path, *, workers: int, command: list[str], watch: StudyWatch
+    study: Study,
+    document: Document,
+    out: Path,
+    *,
+    workers: int,
+    command: list[str],
+    watch: StudyWatch,
+    shelf: VictimShelf | None = None,
 ) -> StudyResult:
     """Run every unit of a study that is not done yet, and write its table, verdicts and page.
 
     Interrupted at any point and called again, it goes on. A unit that fails is noted in ``failures.jsonl`` and stops no
-    other.
+    other. Victims that another study put on the shelf are not trained again.
 
     Raises:
         OptionError: the study cannot work; nothing ran.
@@ -87,13 +95,16 @@ def run_study(
     with locked(out), shared_images():
         folder = StudyFolder(out)
         folder.check(study, trainings)
+        for unit in trainings:
+            if shelf:
+                shelf.take(unit, out)
         units: list[Unit] = [*trainings, *assessments]
         done = {unit.folder for unit in units if folder.is_done(unit)}
         missing = [unit for unit in units if unit.folder not in done]
         if missing:
             Check(study, document).run(trainings)
         folder.open(study)
-        ends = _Ends(folder, watch, len(done), len(done) + len(missing))
+        ends = _Ends(folder, shelf, watch, len(done), len(done) + len(missing))
         try:
             finished = Engine(out, workers, command, ends).run(missing, done)
         finally:
@@ -115,8 +126,11 @@ def run_study(
 class _Ends:
     """Notes in the folder how units end, and tells the watch."""
 
-    def __init__(self, folder: StudyFolder, watch: StudyWatch, done: int, total: int) -> None:
-        self._folder, self._watch, self._done, self._total = folder, watch, done, total
+    def __init__(
+        self, folder: StudyFolder, shelf: VictimShelf | None, watch: StudyWatch, done: int, total: int
+    ) -> None:
+        self._folder, self._shelf, self._watch = folder, shelf, watch
+        self._done, self._total = done, total
         self.failures: dict[str, str] = {}
         watch.units(done, total)
 
@@ -129,6 +143,8 @@ class _Ends:
             self.failures[str(unit)] = outcome.error
         else:
             self._folder.mark_done(unit, outcome.cells)
+            if self._shelf and isinstance(unit, TrainUnit):
+                self._shelf.put(unit, self._folder.root)
         self._done += 1
         self._watch.ended(lane, unit, outcome)
         self._watch.units(self._done, self._total)
