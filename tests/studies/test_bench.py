@@ -123,7 +123,9 @@ def test_studies_share_victims(inline: None, write: Callable[..., Path], tmp_pat
     assert bench(write(LONE, ("study: tiny", "study: other")), second, watch, shelf=shelf).ran == 2
     assert not any(name.startswith("train") for name in watch.outcomes)
     assert [row | {"study": "tiny"} for row in rows(second)] == rows(first)
-    assert bench(write(LONE, ("fit: {epochs: 1, batch", "fit: {epochs: 2, batch")), third, Watch(), shelf=shelf).ran == 3
+    assert (
+        bench(write(LONE, ("fit: {epochs: 1, batch", "fit: {epochs: 2, batch")), third, Watch(), shelf=shelf).ran == 3
+    )
     assert len(list(shelf.iterdir())) == 2
 
 

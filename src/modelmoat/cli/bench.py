@@ -44,7 +44,9 @@ def bench(
     ] = None,
     victims: Annotated[
         Path | None,
-        typer.Option(help="Folder that studies share: a victim trained there with the same settings is taken, others join."),
+        typer.Option(
+            help="Folder that studies share: a victim trained there with the same settings is taken, others join."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the study, say what it takes, and stop.")] = False,
 ) -> None:
@@ -61,9 +63,7 @@ def bench(
     with bars() as shown:
         command = ["modelmoat", *sys.argv[1:]]
         shelf = VictimShelf(victims) if victims else None
-        result = run_study(
-            found, document, out, workers=workers, command=command, watch=_Shown(shown), shelf=shelf
-        )
+        result = run_study(found, document, out, workers=workers, command=command, watch=_Shown(shown), shelf=shelf)
     _tell(result, out)
     if result.failed:
         raise typer.Exit(EXIT_FAILED)

@@ -16,7 +16,7 @@ from modelmoat.studies.page import write_page
 from modelmoat.studies.shelf import VictimShelf
 from modelmoat.studies.study import Study
 from modelmoat.studies.table import write_table
-from modelmoat.studies.units import TrainUnit, Unit, plan_units
+from modelmoat.studies.units import Unit, plan_units
 from modelmoat.studies.workers import Engine, Outcome, Progress
 
 
@@ -104,11 +104,14 @@ def run_study(
         if missing:
             Check(study, document).run(trainings)
         folder.open(study)
-        ends = _Ends(folder, shelf, watch, len(done), len(done) + len(missing))
+        ends = _Ends(folder, watch, len(done), len(done) + len(missing))
         try:
             finished = Engine(out, workers, command, ends).run(missing, done)
         finally:
             table = write_table(out, folder.rows(assessments))
+            for unit in filter(folder.is_done, trainings):
+                if shelf:
+                    shelf.put(unit, out)
         judgments = tuple(judge(study.claims, table))
         write_claims(out, judgments)
         page = write_page(out, study, folder.rows(assessments), judgments, ends.failures)
@@ -126,11 +129,8 @@ def run_study(
 class _Ends:
     """Notes in the folder how units end, and tells the watch."""
 
-    def __init__(
-        self, folder: StudyFolder, shelf: VictimShelf | None, watch: StudyWatch, done: int, total: int
-    ) -> None:
-        self._folder, self._shelf, self._watch = folder, shelf, watch
-        self._done, self._total = done, total
+    def __init__(self, folder: StudyFolder, watch: StudyWatch, done: int, total: int) -> None:
+        self._folder, self._watch, self._done, self._total = folder, watch, done, total
         self.failures: dict[str, str] = {}
         watch.units(done, total)
 
@@ -143,8 +143,6 @@ class _Ends:
             self.failures[str(unit)] = outcome.error
         else:
             self._folder.mark_done(unit, outcome.cells)
-            if self._shelf and isinstance(unit, TrainUnit):
-                self._shelf.put(unit, self._folder.root)
         self._done += 1
         self._watch.ended(lane, unit, outcome)
         self._watch.units(self._done, self._total)
