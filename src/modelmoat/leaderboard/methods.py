@@ -6,15 +6,39 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from modelmoat.attacks import ATTACKS, Attack
-from modelmoat.core.registry import split_outside
+from modelmoat.attacks import ATTACKS, RECOVERIES, Attack, Recovery
+from modelmoat.core.docstrings import explanation, parameter_help
+from modelmoat.core.registry import Method, Registry, split_outside
 from modelmoat.defenses import DEFENSES, Defense
 from modelmoat.leaderboard.ranking import Board
+from modelmoat.recipes import RECIPES
 
-Family = Literal["defense", "attack"]
+Family = Literal["defense", "attack", "recovery", "recipe"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+_REGISTRIES: dict[Family, Registry[Any]] = {
+    "defense": DEFENSES,
+    "attack": ATTACKS,
+    "recovery": RECOVERIES,
+    "recipe": RECIPES,
+}
+_NEEDS = {
+    "inputs": "the inputs",
+    "logits": "the logits",
+    "training": "preparation with the victim's training images",
+}
+_CLASSES = 10  # a dial may depend on how many there are; its parameter does not
 _SAFE = re.compile(r"[a-z0-9_]+")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A hyper-parameter with its default as on the command line; ``help`` is empty where the summary says enough."""
+
+    name: str
+    default: str
+    help: str
 
 
 @dataclass(frozen=True)
@@ -23,10 +47,11 @@ class MethodPage:
 
     family: Family
     name: str
-    summary: str
-    paper: str
-    parameters: dict[str, str]
-    facts: dict[str, str]
+    summary: str = ""
+    explanation: str = ""
+    paper: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def path(self) -> str:
@@ -48,12 +73,15 @@ def method_names(family: Family, references: Iterable[str]) -> tuple[str, ...]:
     ('dcp', 'rounding')
     >>> method_names("attack", ["knockoff+averaging:copies=3"])
     ('knockoff',)
+    >>> method_names("recovery", ["knockoff+averaging:copies=3"])
+    ('averaging',)
     """
-    known = DEFENSES.names() if family == "defense" else ATTACKS.names()
+    known = _REGISTRIES[family].names()
     found: dict[str, None] = {}
     for reference in references:
         first, *others = [part.partition(":")[0].strip() for part in split_outside(reference, "+")]
-        found |= dict.fromkeys([first, *(name for name in others if name in known)])
+        names = others if family == "recovery" else [first, *(name for name in others if name in known)]
+        found |= dict.fromkeys(names)
     return tuple(found)
 
 
@@ -62,38 +90,60 @@ def method_pages(boards: Sequence[Board]) -> list[MethodPage]:
     defenses = {spec for board in boards for standing in board.standings for spec in standing.specs}
     attacks = {cell.attack_spec for board in boards for cell in board.cells}
     return [
-        *(_defense(name) for name in sorted({*DEFENSES.names(), *method_names("defense", defenses)})),
-        *(_attack(name) for name in sorted({*ATTACKS.names(), *method_names("attack", attacks)})),
+        *(describe("defense", name) for name in sorted({*DEFENSES.names(), *method_names("defense", defenses)})),
+        *(describe("attack", name) for name in sorted({*ATTACKS.names(), *method_names("attack", attacks)})),
     ]
 
 
-def _defense(name: str) -> MethodPage:
-    if name not in DEFENSES.names():
-        return MethodPage("defense", name, "", "", {}, {})
-    cls: type[Defense] = DEFENSES.get(name)
-    facts = {
+def family_pages(family: Family) -> list[MethodPage]:
+    """One for every registered method of a family, by name."""
+    return [describe(family, name) for name in _REGISTRIES[family].names()]
+
+
+def describe(family: Family, name: str) -> MethodPage:
+    """What the registry says of a method."""
+    registry = _REGISTRIES[family]
+    if name not in registry.names():
+        return MethodPage(family, name)
+    cls = registry.get(name)
+    return MethodPage(
+        family=family,
+        name=name,
+        summary=cls.summary(),
+        explanation=explanation(cls),
+        paper="" if cls.paper == "-" else cls.paper,
+        parameters=_parameters(cls),
+        facts=tuple(_facts(cls).items()),
+    )
+
+
+def _facts(cls: type[Method]) -> dict[str, str]:
+    if issubclass(cls, Defense):
+        return _defense_facts(cls)
+    if issubclass(cls, Attack):
+        asks = {"Asks the victim": "yes" if cls.sends else "no, a baseline"}
+        return {"Knows": cls.knows, "Uses": ", ".join(sorted(cls.outputs))} | asks
+    if issubclass(cls, Recovery):
+        return {"Knows": cls.knows, "Uses": ", ".join(sorted(cls.outputs))}
+    return {}
+
+
+def _defense_facts(cls: type[Defense]) -> dict[str, str]:
+    bound, dial = cls().l1_bound, cls().dial(_CLASSES)
+    return {
         "Served top-1": "always the clean one" if cls.keeps_top1 else "may differ from the clean one",
+        "L1 from the clean answer": f"at most {bound:.6g}" if bound < 2 else "no limit below 2, the largest there is",
         "Same input again": "the same answer" if cls.deterministic else "another answer",
         "State between queries": "yes" if cls.stateful else "none",
+        "Needs beside answers": ", ".join(_NEEDS[one] for one in sorted(cls.needs)) or "nothing",
+        "Calibration turns": dial.parameter if dial else "nothing",
         "Can be exported": "yes" if cls.exportable else "no",
     }
-    return MethodPage("defense", name, cls.summary(), cls.paper, _parameters(cls), facts)
 
 
-def _attack(name: str) -> MethodPage:
-    if name not in ATTACKS.names():
-        return MethodPage("attack", name, "", "", {}, {})
-    cls: type[Attack] = ATTACKS.get(name)
-    facts = {
-        "Knows": cls.knows,
-        "Uses": ", ".join(sorted(cls.outputs)),
-        "Asks the victim": "yes" if cls.sends else "no, a baseline",
-    }
-    return MethodPage("attack", name, cls.summary(), cls.paper, _parameters(cls), facts)
-
-
-def _parameters(cls: type[Any]) -> dict[str, str]:
-    return {field.name: _written(field.default) for field in fields(cls)}
+def _parameters(cls: type[Method]) -> tuple[Parameter, ...]:
+    helps = parameter_help(cls)
+    return tuple(Parameter(field.name, _written(field.default), helps[field.name]) for field in fields(cls))
 
 
 def _written(value: object) -> str:
