@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch
 from modelmoat.data import ImageSet, Splits, load, load_splits
 from modelmoat.recipes import TrainingJob, create_recipe, train_victim
 from modelmoat.training import FitSettings
+from web import chromium
 
 torch.set_num_threads(1)
 
@@ -75,3 +77,10 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
             return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return launch
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless browser; its tests have the marks `web.in_browser`."""
+    with chromium() as launched:
+        yield launched

@@ -1,40 +1,13 @@
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from web import in_browser, open_page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright.*"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
-
-
-def _open(browser: Any, path: Path, width: int) -> tuple[Any, list[str]]:
-    page = browser.new_page(viewport={"width": width, "height": 800})
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
-    page.goto(path.as_uri())
-    return page, problems
+pytestmark = in_browser
 
 
 def _rows(page: Any, board: int = 0) -> list[str]:
@@ -51,7 +24,7 @@ def _rows(page: Any, board: int = 0) -> list[str]:
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", ["index.html", "defense/mad.html", "attack/knockoff.html", "attack/dfme.html"])
 def test_pages_fit_the_screen(browser: Any, site: Path, name: str, width: int) -> None:
-    page, problems = _open(browser, site / name, width)
+    page, problems = open_page(browser, site / name, width)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.get_by_role("heading", level=1).is_visible()
     assert problems == []
@@ -59,7 +32,7 @@ def test_pages_fit_the_screen(browser: Any, site: Path, name: str, width: int) -
 
 
 def test_filters_hide_rankings_and_rows(browser: Any, site: Path) -> None:
-    page, problems = _open(browser, site / "index.html", 390)
+    page, problems = open_page(browser, site / "index.html", 390)
     boards = page.locator("section[data-board]")
     shown = lambda: [board.get_attribute("data-budget") for board in boards.all() if board.is_visible()]  # noqa: E731
     assert shown() == ["1,000", "1,000", "5,000"]
@@ -78,7 +51,7 @@ def test_filters_hide_rankings_and_rows(browser: Any, site: Path) -> None:
 
 
 def test_links_work_from_disk(browser: Any, site: Path) -> None:
-    page, problems = _open(browser, site / "index.html", 1280)
+    page, problems = open_page(browser, site / "index.html", 1280)
     page.get_by_role("link", name="mad:epsilon=0.1235").first.click()
     assert page.get_by_role("heading", level=1).inner_text() == "mad"
     page.get_by_role("link", name="Leaderboard").click()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +14,15 @@ from modelmoat.cli.app import app
 from modelmoat.core.records import write_parquet
 from modelmoat.defenses import DEFENSES
 from modelmoat.leaderboard import write_leaderboard
-
-
-class _Page(HTMLParser):
-    """Tags, links and visible text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: set[str] = set()
-        self.loads: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.add(value or "")
-            if name in ("src", "href", "srcset", "data", "action", "xlink:href"):
-                self.loads.append((tag, value or ""))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def handle_endtag(self, tag: str) -> None:
-        self.text += " " * (tag in ("td", "th", "span"))
+from web import Page
 
 
 @pytest.fixture(scope="module")
-def parsed(site: Path) -> dict[Path, _Page]:
-    return {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+def parsed(site: Path) -> dict[Path, Page]:
+    return {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
 
 
-def test_every_link_leads_to_a_page_of_the_site(parsed: dict[Path, _Page]) -> None:
+def test_every_link_leads_to_a_page_of_the_site(parsed: dict[Path, Page]) -> None:
     for path, page in parsed.items():
         for tag, link in page.loads:
             if tag == "link":
@@ -60,7 +34,7 @@ def test_every_link_leads_to_a_page_of_the_site(parsed: dict[Path, _Page]) -> No
             assert not place or place in parsed[target].ids
 
 
-def test_nothing_is_loaded_and_only_our_script_runs(site: Path, parsed: dict[Path, _Page]) -> None:
+def test_nothing_is_loaded_and_only_our_script_runs(site: Path, parsed: dict[Path, Page]) -> None:
     for path, page in parsed.items():
         text = path.read_text(encoding="utf-8")
         assert {"img", "iframe", "object", "embed", "source"}.isdisjoint(page.tags)
@@ -73,7 +47,7 @@ def test_nothing_is_loaded_and_only_our_script_runs(site: Path, parsed: dict[Pat
         assert "default-src 'none'" in text
 
 
-def test_every_method_has_a_page_that_says_what_it_is(site: Path, parsed: dict[Path, _Page]) -> None:
+def test_every_method_has_a_page_that_says_what_it_is(site: Path, parsed: dict[Path, Page]) -> None:
     for family, registry in (("defense", DEFENSES), ("attack", ATTACKS)):
         for cls in registry:
             text = " ".join(parsed[(site / family / f"{cls.name}.html").resolve()].text.split())
@@ -81,7 +55,7 @@ def test_every_method_has_a_page_that_says_what_it_is(site: Path, parsed: dict[P
             assert cls.paper in text or cls.paper == "-"
 
 
-def test_index_has_the_numbers_in_order(site: Path, parsed: dict[Path, _Page]) -> None:
+def test_index_has_the_numbers_in_order(site: Path, parsed: dict[Path, Page]) -> None:
     text = " ".join(parsed[(site / "index.html").resolve()].text.split())
     ranked = text[text.index("digits · 1,000 queries") : text.index("digits · 5,000 queries")]
     order = ["random_noise+top_k", "mad:epsilon=0.1235", "label_only", "dcp:beta=0.5", "rounding:decimals=1", "none"]
@@ -91,12 +65,12 @@ def test_index_has_the_numbers_in_order(site: Path, parsed: dict[Path, _Page]) -
     assert "73 records in 3 rankings" in text
 
 
-def test_a_chain_is_on_the_pages_of_all_its_steps(parsed: dict[Path, _Page], site: Path) -> None:
+def test_a_chain_is_on_the_pages_of_all_its_steps(parsed: dict[Path, Page], site: Path) -> None:
     for name in ("random_noise", "top_k"):
         assert "1 of 4, any loss" in parsed[(site / "defense" / f"{name}.html").resolve()].text
 
 
-def test_a_page_without_numbers_says_so(parsed: dict[Path, _Page], site: Path) -> None:
+def test_a_page_without_numbers_says_so(parsed: dict[Path, Page], site: Path) -> None:
     assert "None of the records" in parsed[(site / "attack" / "dfme.html").resolve()].text
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 import sys
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 from subprocess import run
 from typing import Any
@@ -12,31 +11,9 @@ import pytest
 
 from modelmoat.core.errors import RunError
 from modelmoat.report import write_report
+from web import Page
 
 HOSTILE = "<script>alert(1)</script>"
-
-
-class _Page(HTMLParser):
-    """Tags, ids, loads and visible text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.loads: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("src", "href", "srcset", "data", "action", "xlink:href"):
-                self.loads.append((tag, value or ""))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def _write(make: Any, directory: Path, records: list[Any], **changes: Any) -> str:
@@ -49,7 +26,7 @@ def html(full_run: Path) -> str:
 
 
 def test_page_has_the_numbers(html: str) -> None:
-    text = " ".join(_Page(html).text.split())
+    text = " ".join(Page(html).text.split())
     for part in (
         "About 1,000 queries get an attacker most of this model",
         "93.0% ± 1.9",
@@ -70,7 +47,7 @@ def test_page_has_the_numbers(html: str) -> None:
 
 
 def test_page_loads_nothing(html: str) -> None:
-    page = _Page(html)
+    page = Page(html)
     assert {"img", "iframe", "object", "embed", "source"}.isdisjoint(page.tags)
     outside = [(tag, url) for tag, url in page.loads if not url.startswith(("#", "data:"))]
     assert {tag for tag, _ in outside} <= {"a"}
@@ -79,7 +56,7 @@ def test_page_loads_nothing(html: str) -> None:
 
 
 def test_ids_are_unique_and_references_resolve(html: str) -> None:
-    page = _Page(html)
+    page = Page(html)
     assert len(page.ids) == len(set(page.ids))
     references = set(re.findall(r"url\(#([^)]+)\)", html)) | {url[1:] for _, url in page.loads if url.startswith("#")}
     assert references <= set(page.ids)
@@ -121,7 +98,7 @@ def test_hostile_names_stay_text(make: Any, tmp_path: Path) -> None:
         hashes={HOSTILE: HOSTILE},
         machine={HOSTILE: HOSTILE},
     )
-    page = _Page(html)
+    page = Page(html)
     assert page.tags.count("script") == 1
     assert "<script>alert" not in html
     assert "alert(1)" in page.text
@@ -170,7 +147,7 @@ def test_names_that_matplotlib_cannot_measure(make: Any, tmp_path: Path) -> None
 )
 def test_partial_runs(make: Any, tmp_path: Path, keep: Any, expected: str) -> None:
     html = _write(make, tmp_path, [row for row in make.plausible() if keep(row)])
-    assert expected in " ".join(_Page(html).text.split())
+    assert expected in " ".join(Page(html).text.split())
 
 
 def test_many_defenses_and_one_victim_more(make: Any, tmp_path: Path) -> None:
