@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,9 +33,9 @@ class CountingDefense(FalseDefense):
         """With no query counted."""
         return Counted(self, preparation.predictor).ready(preparation.device)
 
+    @abstractmethod
     def numbered(self, probabilities: Tensor, inputs: Tensor, numbers: Tensor) -> Tensor:
         """Served rows [N, K] of queries with ``numbers``, int64 [N], from 0."""
-        raise NotImplementedError
 
 
 class Counted(PreparedModule):

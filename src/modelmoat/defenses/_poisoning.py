@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -75,9 +76,9 @@ class Poisoning(PreparableDefense):
         network = None if self.surrogate == "uniform" else _surrogate.blank_network(predictor, facts)
         return Poisoner(self, predictor, network)
 
+    @abstractmethod
     def vertex(self, y: Tensor, gram: Gram, pull: Tensor) -> Tensor:
         """The candidate answer whose update is farthest from that of y, [N, K]."""
-        raise NotImplementedError
 
     def finish(self, rows: Tensor, y: Tensor) -> Tensor:
         """Repairs after the step."""

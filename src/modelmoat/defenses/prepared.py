@@ -26,8 +26,9 @@ _CACHED_VALUES = 1 << 18  # of inputs to a CPU: the activations of a batch shoul
 class PreparedModule(nn.Module):
     """A ready defense as a module: tensors in ``state_dict``, the rest as JSON in one uint8 tensor beside them.
 
-    A subclass implements :meth:`forward` in plain tensor code. Inputs reach it on the module's device; where it holds a
-    network, in batches whose activations fit in memory.
+    A subclass implements ``forward(probabilities, inputs)`` in plain tensor code: served rows of float32 rows [N, K] and
+    inputs [N, C, H, W]. Inputs reach it on the module's device; where it holds a network, in batches whose activations
+    fit in memory.
 
     Args:
         method: the defense and its parameters.
@@ -52,10 +53,6 @@ class PreparedModule(nn.Module):
     def stateful(self) -> bool:
         """Whether an answer depends on earlier queries."""
         return self.method.stateful
-
-    def forward(self, probabilities: Tensor, inputs: Tensor) -> Tensor:
-        """Served rows of float32 rows [N, K] and inputs [N, C, H, W]."""
-        raise NotImplementedError
 
     def respond(self, clean: CleanAnswers) -> Tensor:
         """Served rows, float32 [N, K], on the simplex; raises as `checked` does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,9 @@ class Network(nn.Module):
 
     head: nn.Linear
 
+    @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """Penultimate activations [N, F] of normalized images [N, C, H, W]."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of normalized images [N, C, H, W]."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from modelmoat.core.errors import require
-from modelmoat.core.seeds import derive, generator
+from modelmoat.core.seeds import generator
 from modelmoat.data import ImageSet
-from modelmoat.models import Classifier, create_network
+from modelmoat.models import Classifier
 from modelmoat.recipes.base import RECIPES, Recipe, TrainingJob
 from modelmoat.training import FitResult, as_float
 from modelmoat.training.evasion import Ball, climb, log_odds
@@ -66,7 +66,8 @@ class AdversarialStatic(Recipe):
         if self.ratio == 0:
             return job.fit_network(self, network)
         train = job.splits.train
-        mixture = Mixture(train, self.craft(self._standard(network, job), train, job), self.epsilon, *self.picked(job))
+        changes = self.craft(job.fit_twin(self, network, "standard"), train, job)
+        mixture = Mixture(train, changes, self.epsilon, *self.picked(job))
         return job.fit_network(self, network, images=mixture, targets=mixture.labels)
 
     def picked(self, job: TrainingJob) -> tuple[Tensor, Tensor]:
@@ -92,18 +93,6 @@ class AdversarialStatic(Recipe):
             moved = climb(network, ball, labels, start, steps=steps, step=step, climbed=log_odds)
             parts.append(in_levels(moved - images, self.epsilon).cpu())
         return torch.cat(parts)
-
-    def _standard(self, network: Classifier, job: TrainingJob) -> Classifier:
-        standard = create_network(
-            job.arch,
-            num_classes=network.num_classes,
-            input_shape=network.input_shape,
-            seed=derive(job.seed, "standard", "weights"),
-            mean=network.mean.flatten().tolist(),
-            std=network.std.flatten().tolist(),
-        )
-        job.fit_network(self, standard, part="standard")
-        return standard
 
 
 class Mixture:

@@ -14,7 +14,7 @@ from modelmoat.core.files import digest_of
 from modelmoat.core.registry import Method, Registry
 from modelmoat.core.seeds import derive
 from modelmoat.data import ImageSet, Splits
-from modelmoat.models import Classifier, ModelCard, save_model
+from modelmoat.models import Classifier, ModelCard, create_network, save_model
 from modelmoat.training import (
     ALONE,
     Backward,
@@ -146,6 +146,22 @@ class TrainingJob:
             progress=progress,
             world=self.world,
         )
+
+    def fit_twin(self, recipe: Recipe, network: Classifier, part: str) -> Classifier:
+        """A network like ``network`` but for its own first weights, trained by cross-entropy alone.
+
+        ``part`` names it as in `fit_network`.
+        """
+        twin = create_network(
+            self.arch,
+            num_classes=network.num_classes,
+            input_shape=network.input_shape,
+            seed=derive(self.seed, part, "weights"),
+            mean=network.mean.flatten().tolist(),
+            std=network.std.flatten().tolist(),
+        )
+        self.fit_network(recipe, twin, part=part)
+        return twin
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

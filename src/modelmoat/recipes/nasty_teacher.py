@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelmoat.core.errors import require
-from modelmoat.core.seeds import derive
-from modelmoat.models import Classifier, create_network
+from modelmoat.models import Classifier
 from modelmoat.recipes.base import RECIPES, Recipe, TrainingJob
 from modelmoat.training import FitResult, Terms
 
@@ -48,7 +47,7 @@ class NastyTeacher(Recipe):
         """Train a twin, then the victim."""
         if self.omega == 0:
             return job.fit_network(self, network)
-        twin = self._twin(network, job)
+        twin = job.fit_twin(self, network, "twin")
 
         def objective(trained: nn.Module, images: Tensor, targets: Tensor) -> Terms:
             scores = trained(images).float()
@@ -60,18 +59,6 @@ class NastyTeacher(Recipe):
             }
 
         return job.fit_network(self, network, objective=objective)
-
-    def _twin(self, network: Classifier, job: TrainingJob) -> Classifier:
-        twin = create_network(
-            job.arch,
-            num_classes=network.num_classes,
-            input_shape=network.input_shape,
-            seed=derive(job.seed, "twin", "weights"),
-            mean=network.mean.flatten().tolist(),
-            std=network.std.flatten().tolist(),
-        )
-        job.fit_network(self, twin, part="twin")
-        return twin
 
 
 def softened_divergence(scores: Tensor, others: Tensor, temperature: float) -> Tensor:
