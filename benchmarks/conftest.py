@@ -60,15 +60,13 @@ def in_turns(round_robin: Callable[..., dict[str, float]]) -> Callable[..., tupl
 
 
 @pytest.fixture
-def report(
-    record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
-) -> Callable[[str, float, str], None]:
-    """Print one line of the table: what was measured, the ratio, and what it is made of."""
+def report(record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Print one line of the table: what was measured, the ratio (or another value with its unit), and what it is made of."""
 
-    def say(what: str, ratio: float, parts: str) -> None:
-        record_property(what, ratio)
+    def say(what: str, value: float, parts: str, *, unit: str = "x") -> None:
+        record_property(what, value)
         with capsys.disabled():
-            print(f"\n{what}: {ratio:.2f}x ({parts}; {os.cpu_count()} cores)")
+            print(f"\n{what}: {value:.2f}{unit} ({parts}; {os.cpu_count()} cores)")
 
     return say
 
