@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from modelmoat.assessment.suites import find_suite
 from modelmoat.core.errors import OptionError, RunError
-from modelmoat.core.records import PARQUET_FILE, Record, StepCost, pack_bits, write_parquet
+from modelmoat.core.records import PARQUET_FILE, Record, StepCost, write_parquet
 from modelmoat.studies.claims import judge
 from modelmoat.studies.page import cell_rows, gap_rows
 from modelmoat.studies.query import run_sql
 from modelmoat.studies.study import Claim, load_study
 from modelmoat.studies.table import STUDY_COLUMNS, Row, read_tables, schema, to_table, write_table
 from modelmoat.studies.units import plan_units
+from study_rows import record, row
 
 ROOT = Path(__file__).parents[2]
-FILLED = {str: "x", int: 3, float: 0.5, bool: True}
-
-
-def record(cell: str, **changes: Any) -> Record:
-    """A record with something in every required column."""
-    required = {name: field for name, field in Record.model_fields.items() if field.is_required()}
-    values = {name: FILLED[field.annotation] for name, field in required.items()}
-    return Record(**(values | {"cell": cell, "agreement": pack_bits([True, False, True])} | changes))
-
-
-def row(cell: str, *, study: str = "s", defense: str = "none", victim_seed: int = 0, **changes: Any) -> Row:
-    return Row(study, "plain", victim_seed, defense, record(cell, defense=defense, **changes))
 
 
 def test_the_columns_are_those_of_a_study_and_of_a_record() -> None:
