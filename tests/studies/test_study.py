@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,37 @@ def test_a_folder_is_shared_by_more_attackers_and_not_by_other_settings(write) -
     assert claims == renamed == (folder, digest)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_study_extends_another(write, tmp_path: Path) -> None:
+    base = write()
+    larger = tmp_path / "more" / "larger.yaml"
+    larger.parent.mkdir()
+    larger.write_text("extends: ../study.yaml\nstudy: larger\nbudgets: [30]\n")
+    study, document = load_study(larger)
+    small, _ = load_study(base)
+    assert (study.study, study.budgets) == ("larger", (30,))
+    assert study.model_copy(update={"study": "tiny", "budgets": small.budgets}) == small
+    assert str(document.error(("budgets",), "x")).startswith(f"{larger}, line 3, budgets")
+    assert re.match(
+        r".*study.yaml, line \d+, victims.plain.arch: x", str(document.error(("victims", "plain", "arch"), "x"))
+    )
+
+
+def test_mistakes_in_what_a_study_extends(write, tmp_path: Path) -> None:
+    write(("  plain:\n", "  plain:\n    arc: lenet\n"))
+    larger = tmp_path / "larger.yaml"
+    larger.write_text("extends: study.yaml\nstudy: larger\n")
+    with pytest.raises(OptionError, match=r"study.yaml, line 4, victims.plain.arc"):
+        load_study(larger)
+    larger.write_text("study: larger\nextends: larger.yaml\n")
+    with pytest.raises(OptionError, match=r"larger.yaml, line 2, extends: 'larger.yaml' extends this file in turn"):
+        load_study(larger)
+    larger.write_text("extends: none.yaml\n")
+    with pytest.raises(UnknownReference, match=r"none.yaml"):
+        load_study(larger)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_project_can_be_read(path: Path) -> None:
     study, document = load_study(path)
-    assert study.study == path.stem
+    assert study.study == path.stem + ("-full" if path.parent.name == "full" else "")
     check_claims(study.claims, document)

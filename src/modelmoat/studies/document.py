@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from modelmoat.core.errors import OptionError, UnknownReference
 Place = Sequence[str | int]
 """Keys and positions that lead to a value, outermost first."""
 
+_EXTENDS = "extends"
+
 
 @dataclass(frozen=True)
 class Document:
@@ -22,7 +25,7 @@ class Document:
     Attributes:
         path: the file.
         value: mappings, lists, text and numbers.
-        root: the tree, with the lines.
+        root: the tree, with the lines and the files that they are in.
     """
 
     path: Path
@@ -32,26 +35,54 @@ class Document:
     def error(self, place: Place, words: str) -> OptionError:
         """What is wrong, with the line and the key where it is."""
         key = ".".join(map(str, place))
-        return OptionError(f"{self.path}, line {self.line(place)}{f', {key}' if key else ''}: {words}")
+        mark = self._mark(place)
+        return OptionError(f"{mark.name}, line {mark.line + 1}{f', {key}' if key else ''}: {words}")
 
-    def line(self, place: Place) -> int:
-        """Line of a key, or of the nearest thing around it that is there; counted from 1."""
-        node, line = self.root, int(self.root.start_mark.line)
+    def _mark(self, place: Place) -> yaml.Mark:
+        """File and line of a key, or of the nearest thing around it that is there."""
+        node, mark = self.root, self.root.start_mark
         for step in place:
             found = _inside(node, step)
             if found is None:
                 break
-            line, node = found
-        return line + 1
+            mark, node = found
+        return mark
 
 
 def read_document(path: Path) -> Document:
     """Read a YAML file.
 
+    With ``extends: OTHER.yaml`` at the top it has all keys of the other file, a path from its own folder, but for those
+    that it gives itself.
+
     Raises:
         UnknownReference: there is no such file.
-        OptionError: it is not YAML, is empty, or has a key twice.
+        OptionError: it is not YAML, is empty, has a key twice, or extends itself.
     """
+    root = _tree(path, ())
+    with _yaml_errors(path):
+        value = yaml.SafeLoader("").construct_document(root)
+    return Document(path, value, root)
+
+
+def _tree(path: Path, extended_by: tuple[Path, ...]) -> yaml.Node:
+    """The tree of a file, with what it takes from another."""
+    root = _own_tree(path)
+    base = _inside(root, _EXTENDS)
+    if base is None or not isinstance(root, yaml.MappingNode):
+        return root
+    mark, node = base
+    other = path.parent / str(node.value)
+    if other.resolve() in extended_by or other.resolve() == path.resolve():
+        raise OptionError(f"{mark.name}, line {mark.line + 1}, {_EXTENDS}: '{node.value}' extends this file in turn")
+    taken = _tree(other, (*extended_by, path.resolve()))
+    own = [pair for pair in root.value if pair[0].value != _EXTENDS]
+    names = {key.value for key, _ in own}
+    more = [pair for pair in taken.value if pair[0].value not in names] if isinstance(taken, yaml.MappingNode) else []
+    return yaml.MappingNode(root.tag, own + more, root.start_mark, root.end_mark)
+
+
+def _own_tree(path: Path) -> yaml.Node:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -59,45 +90,50 @@ def read_document(path: Path) -> Document:
     except UnicodeDecodeError as error:
         raise OptionError(f"{path}: {error.reason} at byte {error.start}; expected YAML in UTF-8") from error
     loader = yaml.SafeLoader(text)
-    try:
+    loader.name = str(path)  # marks name it
+    with _yaml_errors(path):
         root = loader.get_single_node()
-        if root is None:
-            raise OptionError(f"{path} is empty; fix: see the studies folder of the project for examples")
-        document = Document(path, None, root)
-        _refuse_doubles(document, root, ())
-        return Document(path, loader.construct_document(root), root)
+    loader.dispose()
+    if root is None:
+        raise OptionError(f"{path} is empty; fix: see the studies folder of the project for examples")
+    _refuse_doubles(root)
+    return root
+
+
+@contextmanager
+def _yaml_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise OptionError(f"{path}{where}: {error.problem or error.context}; expected YAML") from error
+        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else path
+        raise OptionError(f"{where}: {error.problem or error.context}; expected YAML") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path}: {' '.join(str(error).split())}; expected YAML") from error
-    finally:
-        loader.dispose()
 
 
-def _inside(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
-    """Line and node of one step into a mapping or a list."""
+def _inside(node: yaml.Node, step: str | int) -> tuple[yaml.Mark, yaml.Node] | None:
+    """Place and node of one step into a mapping or a list."""
     if isinstance(node, yaml.MappingNode):
-        return next(((key.start_mark.line, value) for key, value in node.value if key.value == str(step)), None)
+        return next(((key.start_mark, value) for key, value in node.value if key.value == str(step)), None)
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return node.value[step].start_mark.line, node.value[step]
+        return node.value[step].start_mark, node.value[step]
     return None
 
 
-def _refuse_doubles(document: Document, node: yaml.Node, place: tuple[str | int, ...]) -> None:
+def _refuse_doubles(node: yaml.Node) -> None:
     """Raise where a mapping has a key twice; YAML readers silently keep the last."""
     if isinstance(node, yaml.SequenceNode):
-        for number, inner in enumerate(node.value):
-            _refuse_doubles(document, inner, (*place, number))
+        for inner in node.value:
+            _refuse_doubles(inner)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, inner in node.value:
-            line = key.start_mark.line + 1
+            mark = key.start_mark
             if key.value in seen:
                 raise OptionError(
-                    f"{document.path}, line {line}: '{key.value}' is there twice, first in line {seen[key.value]}; "
+                    f"{mark.name}, line {mark.line + 1}: '{key.value}' is there twice, first in line {seen[key.value]}; "
                     "fix: remove one"
                 )
-            seen[str(key.value)] = line
-            _refuse_doubles(document, inner, (*place, key.value))
+            seen[str(key.value)] = mark.line + 1
+            _refuse_doubles(inner)
