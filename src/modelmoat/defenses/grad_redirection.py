@@ -13,15 +13,15 @@ from modelmoat.core.errors import OptionError, require
 from modelmoat.defenses import _surrogate
 from modelmoat.defenses._directional import directional
 from modelmoat.defenses._gram import gram_times
+from modelmoat.defenses._l1_ball import WithinL1
 from modelmoat.defenses.base import DEFENSES, Preparation
-from modelmoat.defenses.dial import Dial
 from modelmoat.defenses.prepared import PreparableDefense, PreparedModule
 from modelmoat.models import Classifier, Predictor
 
 
 @DEFENSES.register("grad_redirection")
 @dataclass(frozen=True, kw_only=True, repr=False)
-class GradRedirection(PreparableDefense):
+class GradRedirection(WithinL1, PreparableDefense):
     r"""Moves mass toward the class whose gradient in a surrogate goes farthest along a chosen direction z.
 
     With gains g_k = <gradient of log F_k(x; w), z> over all parameters w, it serves the row that maximizes sum_k y~_k g_k
@@ -29,7 +29,6 @@ class GradRedirection(PreparableDefense):
     increasing order of gain. The top-1 may change.
 
     Parameters:
-        epsilon: L1 radius, 0 to 2.
         target: ``ones``, as published: z = 1, all gains from one forward-mode pass. ``weights``: z = w, so that weights
             grow. ``min_inner``: z = -Gᵀy for each row, against what the clean answer would have taught.
         surrogate: ``student`` (trained on the victim's answers to its own training images for ``epochs``; the paper's
@@ -40,7 +39,6 @@ class GradRedirection(PreparableDefense):
         memory_mb: bound on the gradients held at a time for ``min_inner``.
     """
 
-    epsilon: float = 1.0
     target: Literal["ones", "weights", "min_inner"] = "ones"
     surrogate: str = "student"
     epochs: int = 10
@@ -53,26 +51,15 @@ class GradRedirection(PreparableDefense):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"inputs", "training"})
     exportable: ClassVar[bool] = False
-    identity: ClassVar[dict[str, Any] | None] = {"epsilon": 0.0}
 
     def __post_init__(self) -> None:
-        require(0 <= self.epsilon <= 2, f"grad_redirection:epsilon={self.epsilon}: expected 0 to 2, an L1 distance")
+        super().__post_init__()
         require(self.epochs >= 1, f"grad_redirection:epochs={self.epochs}: expected at least 1")
         require(self.memory_mb > 0, f"grad_redirection:memory_mb={self.memory_mb}: expected a positive number")
         if self.surrogate not in ("student", "random") and self.arch is not None:
             raise OptionError(
                 f"grad_redirection:arch={self.arch} is for surrogate=student or random; fix: leave arch out"
             )
-
-    def dial(self, num_classes: int) -> Dial:
-        """``epsilon``."""
-        del num_classes
-        return Dial(parameter="epsilon", weakest=0.0, strongest=2.0)
-
-    @property
-    def l1_bound(self) -> float:
-        """``epsilon``."""
-        return self.epsilon
 
     def prepare(self, preparation: Preparation) -> PreparedModule:
         """Make, train or load the surrogate; raises as its maker does."""

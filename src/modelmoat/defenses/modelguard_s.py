@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelmoat.core.errors import require
 from modelmoat.core.seeds import derive
+from modelmoat.defenses._l1_ball import WithinL1
 from modelmoat.defenses.base import DEFENSES, Preparation
-from modelmoat.defenses.dial import Dial
 from modelmoat.defenses.prepared import PreparableDefense, PreparedModule
 from modelmoat.models import Predictor
 
@@ -24,7 +23,7 @@ _LEAST_WEIGHT = 1e-6
 
 @DEFENSES.register("modelguard_s")
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ModelGuardS(PreparableDefense):
+class ModelGuardS(WithinL1, PreparableDefense):
     r"""Serves the first earlier answer of the same top class within ``epsilon`` in L1, else the clean one, remembered.
 
     Each class has an ordered list of centroids. A query with clean answer y and top class m gets the first centroid of
@@ -33,14 +32,12 @@ class ModelGuardS(PreparableDefense):
     cover what is asked. Labels alone undo it.
 
     Parameters:
-        epsilon: L1 radius.
         new: what joins a list: ``clean``, the clean answer, or ``drawn``: of 1,000 draws from Dirichlet(10 K y) those
             within ``epsilon`` of y with its top class, the one with the largest sum of distances to the list; the clean
             answer where no draw is left.
         seed: of the draws.
     """
 
-    epsilon: float = 1.0
     new: Literal["clean", "drawn"] = "clean"
     seed: int = 0
 
@@ -50,20 +47,6 @@ class ModelGuardS(PreparableDefense):
     keeps_top1: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
     exportable: ClassVar[bool] = False
-    identity: ClassVar[dict[str, Any] | None] = {"epsilon": 0.0}
-
-    def __post_init__(self) -> None:
-        require(0 <= self.epsilon <= 2, f"modelguard_s:epsilon={self.epsilon}: expected 0 to 2, an L1 distance")
-
-    def dial(self, num_classes: int) -> Dial:
-        """``epsilon``."""
-        del num_classes
-        return Dial(parameter="epsilon", weakest=0.0, strongest=2.0)
-
-    @property
-    def l1_bound(self) -> float:
-        """``epsilon``."""
-        return self.epsilon
 
     def prepare(self, preparation: Preparation) -> PreparedModule:
         """A responder with empty lists."""

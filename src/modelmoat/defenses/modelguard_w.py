@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from modelmoat.core.errors import require
 from modelmoat.defenses._checks import checked, keep_top1
+from modelmoat.defenses._l1_ball import WithinL1
 from modelmoat.defenses._margin_program import least_likely_rows
-from modelmoat.defenses.base import DEFENSES, Defense
-from modelmoat.defenses.dial import Dial
+from modelmoat.defenses.base import DEFENSES
 from modelmoat.victims import CleanAnswers
 
 _CACHED_VALUES = 1 << 16
@@ -20,7 +19,7 @@ _CACHED_VALUES = 1 << 16
 
 @DEFENSES.register("modelguard_w")
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ModelGuardW(Defense):
+class ModelGuardW(WithinL1):
     r"""Moves mass to the classes that the victim finds least likely, within ``epsilon`` in L1, top class kept.
 
     It serves the row that minimizes sum_k log(y_k + 1e-6) y~_k on the simplex with |y~ - y|_1 <= epsilon and
@@ -32,26 +31,10 @@ class ModelGuardW(Defense):
     tensor([[0.4000, 0.2001, 0.3999]])
     """
 
-    epsilon: float = 1.0
-
     paper: ClassVar[str] = (
         "Tang et al., ModelGuard: Information-Theoretic Defense Against Model Extraction Attacks, USENIX Security 2024"
     )
     keeps_top1: ClassVar[bool] = True
-    identity: ClassVar[dict[str, Any] | None] = {"epsilon": 0.0}
-
-    def __post_init__(self) -> None:
-        require(0 <= self.epsilon <= 2, f"modelguard_w:epsilon={self.epsilon}: expected 0 to 2, an L1 distance")
-
-    def dial(self, num_classes: int) -> Dial:
-        """``epsilon``."""
-        del num_classes
-        return Dial(parameter="epsilon", weakest=0.0, strongest=2.0)
-
-    @property
-    def l1_bound(self) -> float:
-        """``epsilon``."""
-        return self.epsilon
 
     def respond(self, clean: CleanAnswers) -> Tensor:
         """Rows of least cost, a few at a time, so that the solver's tables stay in the processor's cache."""
