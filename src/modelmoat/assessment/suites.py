@@ -16,13 +16,16 @@ _CHEAP = (
     "knockoff+confidence",
     "knockoff+latest",
     "data_at_hand:share=0.01",
+    "data_at_hand:targets=label,share=0.01",
 )
 _STRONG = (
     "e3",
     "e3:targets=label",
     "activethief",
+    "activethief:targets=label",
     "copycat",
     "data_at_hand:share=0.1",
+    "data_at_hand:targets=label,share=0.1",
     "knockoff+temperature",
     "knockoff+inverse",
     "knockoff+partial_bayes",
@@ -78,9 +81,9 @@ class Suite:
 SUITES: Final = {
     suite.name: suite
     for suite in (
-        Suite("quick", 1, (*_NAIVE, *_CHEAP, *_BASELINES)),
-        Suite("standard", 1, (*_NAIVE, *_CHEAP, *_STRONG, *_BASELINES)),
-        Suite("full", 1, (*_NAIVE, *_CHEAP, *_STRONG, *_REST, *_BASELINES)),
+        Suite("quick", 2, (*_NAIVE, *_CHEAP, *_BASELINES)),
+        Suite("standard", 2, (*_NAIVE, *_CHEAP, *_STRONG, *_BASELINES)),
+        Suite("full", 2, (*_NAIVE, *_CHEAP, *_STRONG, *_REST, *_BASELINES)),
     )
 }
 

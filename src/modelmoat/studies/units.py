@@ -10,6 +10,7 @@ from typing import Any
 
 from modelmoat.assessment import AssessmentSpec, ProtectSpec, SubjectSpec, assess, load_protection, protect
 from modelmoat.assessment.protection import PROTECTION_FILE
+from modelmoat.assessment.suites import find_suite
 from modelmoat.core.files import digest_of
 from modelmoat.data import load_splits
 from modelmoat.defenses import Defense, parse_defense
@@ -95,7 +96,8 @@ class AssessUnit:
     def digest(self) -> str:
         """Hash of all that its records depend on."""
         grid = self.study.model_dump(mode="json", include=set(_GRID))
-        return digest_of({"setting": self._setting(), "grid": grid})
+        suite = str(find_suite(self.study.suite)) if self.study.suite else None  # with its version
+        return digest_of({"setting": self._setting(), "grid": {**grid, "suite": suite}})
 
     def run(self, root: Path, command: list[str], tell: Tell) -> list[str]:
         """Attack it; returns the cells of its records."""
