@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from types import ModuleType
 
 import pytest
 
@@ -70,10 +72,34 @@ def test_explanation_leaves_out_first_line_sections_and_examples() -> None:
     assert explanation(Base) == ""
 
 
+@pytest.mark.parametrize("module", ["builtins", "bare"])
+def test_a_class_without_a_file_has_what_its_docstring_says(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bare", ModuleType("bare"))
+    code = '''
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Typed(Base):
+    """Typed in.
+
+    Parameters:
+        own: said.
+    """
+
+    own: int = 1
+    silent: int = 2
+    """Not found."""
+'''
+    space = {"dataclass": dataclass, "Base": Base, "__name__": module}
+    exec(code, space)  # noqa: S102 - our own code
+    helps = parameter_help(space["Typed"])
+    assert (helps["own"], helps["silent"], helps["under"]) == ("said.", "", "Under its field.")
+
+
 @pytest.mark.parametrize("registry", [ATTACKS, RECOVERIES, DEFENSES, RECIPES], ids=lambda registry: registry.family)
-def test_no_example_or_section_is_left_in_an_explanation(registry: Registry) -> None:
+def test_every_method_explains_its_parameters(registry: Registry) -> None:
     for cls in registry:
         text = explanation(cls)
         assert ">>>" not in text
         assert "Parameters:" not in text
-        assert list(parameter_help(cls)) == list(cls().parameters())
+        helps = parameter_help(cls)
+        assert list(helps) == list(cls().parameters())
+        assert all(helps.values()), f"{cls.name}: nothing is said of {[name for name in helps if not helps[name]]}"

@@ -33,10 +33,15 @@ class DataFree(StreamAttack):
     """
 
     batch_size: int = 256
+    """B, images made and asked at a time."""
     latent: int = 256
+    """Size of the generator's random input."""
     clone_lr: float = 0.1
+    """Highest learning rate of the clone."""
     generator_lr: float = 1e-4
+    """Highest learning rate of the generator."""
     horizon: int = 20_000_000
+    """Queries over which learning rates fall; set it to the largest budget."""
 
     knows: ClassVar[str] = (
         "input size and number of classes; no images at all, and not the victim's data or architecture"

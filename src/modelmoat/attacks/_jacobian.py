@@ -32,7 +32,9 @@ class JacobianAttack(Attack):
     """
 
     seeds: int = 150
+    """Images of the pool that are asked first."""
     round_epochs: int = 10
+    """Epochs of the clone that each round trains."""
 
     knows: ClassVar[str] = (
         "input size, number of classes, seed images drawn from the pool (the papers draw them from the victim's own "
@@ -148,6 +150,7 @@ class StepJacobian(JacobianAttack):
     """One variant of each input, one signed step of ``step`` away."""
 
     step: float = 0.1
+    """Length of the signed step, pixels in [0, 1]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,8 +167,11 @@ class TargetedJacobian(JacobianAttack):
 
     seeds: int = 1000
     variants: int = 3
+    """New inputs from each input."""
     epsilon: float = 0.1
+    """How far a variant may be from its input, in L-infinity, pixels in [0, 1]."""
     iterations: int = 8
+    """Signed steps to a variant."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,12 +31,19 @@ class BEST(StreamAttack):
     """
 
     images: int = 5000
+    """Images of the pool that points are made from, at most."""
     batch_size: int = 128
+    """Points asked and learned at a time."""
     epsilon: float = 8 / 255
+    """How far a point may be from its image, in L-infinity, pixels in [0, 1]."""
     step: float = 2 / 255
+    """Length of a signed step, in the same unit."""
     iterations: int = 10
+    """Steps towards the clone's uncertainty."""
     clone_lr: float = 0.1
+    """Highest learning rate of the clone."""
     horizon: int = 1_000_000
+    """Queries over which the learning rate falls."""
 
     paper: ClassVar[str] = "Li et al., Extracting Robust Models with Uncertain Examples, ICLR 2023 (BEST)"
     knows: ClassVar[str] = (

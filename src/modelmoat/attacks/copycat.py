@@ -29,6 +29,7 @@ class Copycat(Attack):
 
     targets: Targets = "label"
     balance: bool = True
+    """Repeat images of rare labels until all labels are as frequent."""
 
     paper: ClassVar[str] = "Correia-Silva et al., Copycat CNN, IJCNN 2018"
     knows: ClassVar[str] = "input size, number of classes, a pool of images; not the victim's data or architecture"

@@ -39,9 +39,13 @@ class DFHLRS(DataFree):
     generator_lr: float = 1e-3
     horizon: int = 38_400_000
     generator_steps: int = 10
+    """Steps of the generator and its latents for each batch that joins the bank."""
     epoch_batches: int = 500
+    """Batches of the bank that are asked in an epoch."""
     iterations: int = 10
+    """Signed steps up the entropy of the clone's answer."""
     step: float = 0.03
+    """Their length, pixels in [0, 1]."""
 
     paper: ClassVar[str] = "Yuan et al., Data-Free Hard-Label Robustness Stealing Attack, AAAI 2024 (DFHL-RS)"
 

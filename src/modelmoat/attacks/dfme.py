@@ -29,9 +29,13 @@ class DFME(DataFree):
     """
 
     clone_steps: int = 5
+    """Steps of the clone in an iteration, each on fresh images."""
     generator_steps: int = 1
+    """Steps of the generator in an iteration."""
     directions: int = 1
+    """Random directions that estimate a gradient, one query each."""
     step: float = 1e-3
+    """How far along them, in L2, before images are squashed to pixels."""
 
     paper: ClassVar[str] = "Truong et al., Data-Free Model Extraction, CVPR 2021"
     outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities"})

@@ -40,12 +40,19 @@ class DFMS(DataFree):
     generator_lr: float = 2e-4
     horizon: int = 8_000_000
     proxy: Literal["pool", "shapes"] = "pool"
+    """What the GAN learns first: images of the pool, or synthetic shapes."""
     proxy_images: int = 50_000
+    """How many of them, at most."""
     gan_epochs: int = 200
+    """Epochs of the GAN on the proxy alone."""
     tune_epochs: int = 100
+    """Epochs of the GAN with the first clone."""
     start: int = 50_000
+    """Queries for the first clone."""
     diversity: float = 500.0
+    """Weight of the imbalance of classes while GAN and clone take turns."""
     tune_diversity: float = 10.0
+    """The same in the epochs before."""
 
     paper: ClassVar[str] = "Sanyal et al., Towards Data-Free Model Stealing in a Hard Label Setting, CVPR 2022 (DFMS)"
     knows: ClassVar[str] = (

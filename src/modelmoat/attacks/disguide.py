@@ -35,9 +35,13 @@ class DisGUIDE(DataFree):
 
     clone_lr: float = 0.03
     generator_steps: int = 1
+    """Steps of the generator in an iteration; they cost no query."""
     replay_steps: int = 3
+    """Steps of the clones on earlier answers in an iteration."""
     replay: int = 1_000_000
+    """Earlier answers that are kept, at most."""
     diversity: float = 0.2
+    """Weight of the balance of classes in the generator's loss."""
 
     paper: ClassVar[str] = "Rosenthal et al., DisGUIDE: Disagreement-Guided Data-Free Model Extraction, AAAI 2023"
     outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities", "label"})

@@ -24,6 +24,7 @@ class JBDA(StepJacobian):
     """
 
     rule: Literal["papernot", "away"] = "papernot"
+    """Climb the clone's score of the label, as the paper writes, or its loss."""
 
     paper: ClassVar[str] = "Papernot et al., Practical Black-Box Attacks against Machine Learning, AsiaCCS 2017"
 

@@ -35,11 +35,17 @@ class MAZE(DataFree):
     latent: int = 100
     horizon: int = 5_000_000
     clone_steps: int = 5
+    """Steps of the clone in an iteration."""
     generator_steps: int = 1
+    """Steps of the generator in an iteration."""
     replay_steps: int = 10
+    """Steps of the clone on earlier batches in an iteration."""
     replay: int = 100_000
+    """Images kept for replay, at most."""
     directions: int = 10
+    """Random directions that estimate a gradient, one query each."""
     step: float = 1e-3
+    """How far along them, in L2, before images are squashed to pixels."""
 
     paper: ClassVar[str] = (
         "Kariyappa et al., MAZE: Data-Free Model Stealing Attack Using Zeroth-Order Gradient Estimation, CVPR 2021"

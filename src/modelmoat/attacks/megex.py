@@ -30,7 +30,9 @@ class MEGEX(DataFree):
     """
 
     clone_steps: int = 5
+    """Steps of the clone in an iteration, each on fresh images."""
     generator_steps: int = 1
+    """Steps of the generator in an iteration."""
 
     paper: ClassVar[str] = (
         "Miura et al., MEGEX: Data-Free Model Extraction Attack against Gradient-Based Explainable AI, 2021"

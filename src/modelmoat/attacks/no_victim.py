@@ -28,6 +28,7 @@ class NoVictim(Attack):
     """
 
     labels: Literal["pool", "none"] = "pool"
+    """Train on the pool's own labels, or leave clones as they start."""
 
     sends: ClassVar[bool] = False
     paper: ClassVar[str] = "none: what a theft has to beat"

@@ -35,13 +35,21 @@ class ZSDB3KD(StreamAttack):
     """
 
     noise: int = 64
+    """Noise images in a batch."""
     moves: int = 2
+    """Moves of each image away from its nearest boundary."""
     step: float = 0.5
+    """Length of a move, in L2."""
     halvings: int = 8
+    """Halvings of a search, one query each for every boundary."""
     refinements: int = 1
+    """Times that a distance is refined."""
     directions: int = 20
+    """Random directions of a refinement, one query each for every boundary."""
     turn: float = 0.2
+    """How far a refinement turns the way to a boundary."""
     temperature: float = 20.0
+    """Of the distillation loss."""
 
     paper: ClassVar[str] = (
         "Wang, Zero-Shot Knowledge Distillation from a Decision-Based Black-Box Model, ICML 2021 (ZSDB3KD)"

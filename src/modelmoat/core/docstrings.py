@@ -8,6 +8,9 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
 
 from modelmoat.core.registry import Method
 
@@ -17,8 +20,9 @@ _SECTION = re.compile(r"^(Parameters|Attributes|Raises|Args):$")
 
 def explanation(cls: type[Method]) -> str:
     """The paragraphs between the first line of the class docstring and its sections, and those after them; no examples."""
-    paragraphs = "\n".join(_outside(inspect.cleandoc(cls.__doc__ or "").splitlines()[1:])).split("\n\n")
-    return "\n\n".join(text for text in paragraphs if not text.lstrip().startswith(">>>")).strip()
+    kept = "\n".join(_outside(inspect.cleandoc(cls.__doc__ or "").splitlines()[1:]))
+    paragraphs = re.split(r"\n{2,}", kept.strip("\n"))
+    return "\n\n".join(text for text in paragraphs if not text.lstrip().startswith(">>>"))
 
 
 def parameter_help(cls: type[Method]) -> dict[str, str]:
@@ -66,12 +70,25 @@ def _indented(lines: list[str]) -> Iterator[str]:
 
 
 def _under_fields(cls: type[Method]) -> dict[str, str]:
-    """The strings under the fields of a class."""
-    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    body = definition.body if isinstance(definition, ast.ClassDef) else []
-    found = {}
-    for field, text in zip(body, body[1:], strict=False):
+    """The strings under the fields of a class; none for one that was made without a file."""
+    try:
+        file = inspect.getsourcefile(cls)
+    except (OSError, TypeError):
+        return {}
+    return _in_file(file).get(cls.__name__, {}) if file else {}
+
+
+@cache
+def _in_file(file: str) -> dict[str, dict[str, str]]:
+    """The strings under the fields of the classes of a file, by class."""
+    if not Path(file).is_file():
+        return {}
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    return {node.name: dict(_documented(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
             words = ast.literal_eval(text.value) if isinstance(text.value, ast.Constant) else ""
-            found[field.target.id] = " ".join(str(words).split())
-    return found
+            yield field.target.id, " ".join(str(words).split())

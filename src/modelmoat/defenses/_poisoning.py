@@ -28,13 +28,21 @@ class Poisoning(PreparableDefense):
     """What MAD and MAD-argmax share: parameters, surrogate, and the step from an answer toward its vertex."""
 
     epsilon: float = 1.0
+    """Radius of the ball around the clean answer; 0 changes nothing."""
     norm: Literal["l1", "l2"] = "l1"
+    """Of that ball."""
     layers: Literal["last", "all"] = "last"
+    """Gradients of the surrogate's last layer, or of all its parameters."""
     normalized: bool = True
+    """Maximize the angle between gradients, or else their distance."""
     surrogate: str = "random"
+    """``random``, ``uniform`` or an artifact directory."""
     arch: str | None = None
+    """Architecture of the random surrogate; the victim's if None."""
     seed: int = 0
+    """Of the random surrogate, beside the seed of the preparation."""
     memory_mb: float = 512.0
+    """Most memory for per-sample gradients, in MiB."""
 
     paper: ClassVar[str] = (
         "Orekondy et al., Prediction Poisoning: Towards Defenses Against DNN Model Stealing Attacks, ICLR 2020"

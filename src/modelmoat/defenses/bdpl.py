@@ -51,11 +51,17 @@ class Bdpl(Defense):
     """
 
     epsilon: float = 0.5
+    """Privacy budget; 0 swaps half of the answers in the zone."""
     width: float = 0.125
+    """Of the zone; 0 changes nothing."""
     zone: Literal["gap", "logit_gap", "probe"] = "gap"
+    """What tells that a query is near the boundary."""
     mechanism: Literal["boundary", "randomized_response"] = "boundary"
+    """How often to swap."""
     levels: int = 255
+    """Steps per unit that pixels are rounded to before the draw."""
     seed: int = 0
+    """Of the draw, beside the pixels."""
 
     paper: ClassVar[str] = "Zheng et al., BDPL: A Boundary Differentially Private Layer, ESORICS 2019"
     needs: ClassVar[frozenset[str]] = frozenset({"inputs"})

@@ -41,10 +41,15 @@ class Dcp(Defense):
     """
 
     beta: float = 0.5
+    """Confidence below which answers change, and by how much; 0 changes nothing."""
     gamma: float = 0.2
+    """Slope of the reverse sigmoid."""
     nu: float = 1000.0
+    """Steepness of the gate."""
     clamp: Literal["odds", "prob"] = "odds"
+    """What is kept from infinity inside the logit."""
     keep_top1: bool = False
+    """Swap entries back where the top class changed; not in the paper."""
 
     paper: ClassVar[str] = (
         "Khaled et al., Efficient Defense Against Model Stealing Attacks on CNNs, ICMLA 2023, arXiv:2309.01838"

@@ -30,6 +30,7 @@ class MadArgmax(Poisoning):
     """
 
     evaluations: int = 1024
+    """Sets of classes that are tried, where there are more than 10 classes."""
 
     keeps_top1: ClassVar[bool] = True
 

@@ -39,9 +39,13 @@ class RandomNoise(Defense):
     """
 
     kind: Kind = "logit"
+    """Which of the three forms."""
     strength: float = 1.0
+    """Of the noise, in the unit of its form; 0 changes nothing."""
     repeats: Literal["same", "fresh"] = "same"
+    """The same noise whenever an input is asked, or new noise."""
     seed: int = 0
+    """Of the noise, beside the pixels."""
 
     paper: ClassVar[str] = (
         "Orekondy et al., Prediction Poisoning, ICLR 2020; Mazeika et al., How to Steer Your Adversary, ICML 2022"

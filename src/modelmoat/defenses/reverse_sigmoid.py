@@ -37,8 +37,11 @@ class ReverseSigmoid(Defense):
     """
 
     beta: float = 0.2
+    """Amplitude; 0 changes nothing."""
     gamma: float = 0.2
+    """Slope of the sigmoid."""
     variant: Variant = "textbook"
+    """Which of the published formulas."""
 
     paper: ClassVar[str] = "Lee et al., Defending Against Neural Network Model Stealing Attacks, SPW 2019"
     identity: ClassVar[dict[str, Any] | None] = {"beta": 0.0}

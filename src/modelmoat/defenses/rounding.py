@@ -26,6 +26,7 @@ class Rounding(Defense):
     """
 
     decimals: int = 2
+    """Digits that are kept behind the point."""
 
     paper: ClassVar[str] = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
 

@@ -26,6 +26,7 @@ class TopK(Defense):
     """
 
     k: int = 3
+    """Entries that are kept."""
 
     paper: ClassVar[str] = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
     keeps_top1: ClassVar[bool] = True

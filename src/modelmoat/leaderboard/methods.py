@@ -129,15 +129,17 @@ def _facts(cls: type[Method]) -> dict[str, str]:
 
 
 def _defense_facts(cls: type[Defense]) -> dict[str, str]:
-    bound, dial = cls().l1_bound, cls().dial(_CLASSES)
+    """At the defaults, since parameters may decide some."""
+    method = cls()
+    bound, dial = method.l1_bound, method.dial(_CLASSES)
     return {
-        "Served top-1": "always the clean one" if cls.keeps_top1 else "may differ from the clean one",
-        "L1 from the clean answer": f"at most {bound:.6g}" if bound < 2 else "no limit below 2, the largest there is",
-        "Same input again": "the same answer" if cls.deterministic else "another answer",
-        "State between queries": "yes" if cls.stateful else "none",
-        "Needs beside answers": ", ".join(_NEEDS[one] for one in sorted(cls.needs)) or "nothing",
+        "Served top-1": "always the clean one" if method.keeps_top1 else "may differ from the clean one",
+        "L1 from the clean answer": f"at most {bound:.6g}" if bound < 2 else "up to 2, which is no limit",
+        "Same input again": "the same answer" if method.deterministic else "another answer",
+        "State between queries": "yes" if method.stateful else "none",
+        "Needs beside answers": ", ".join(_NEEDS[one] for one in sorted(method.needs)) or "nothing",
         "Calibration turns": dial.parameter if dial else "nothing",
-        "Can be exported": "yes" if cls.exportable else "no",
+        "Can be exported": "yes" if method.exportable else "no",
     }
 
 

@@ -19,6 +19,7 @@ class Accounts(Recovery):
     """
 
     count: int = 10
+    """Accounts that take turns."""
 
     paper: ClassVar[str] = "none: what every limit per account invites"
     knows: ClassVar[str] = "how to open accounts"

@@ -26,6 +26,7 @@ class Averaging(Repeated):
     """
 
     over: Literal["augmentations", "repeats"] = "augmentations"
+    """Ask random crops, or the input itself."""
 
     paper: ClassVar[str] = "Tang et al., ModelGuard, USENIX Security 2024 (smoothing); Orekondy et al., ICLR 2020"
     knows: ClassVar[str] = "expects answers that differ at random, and pays for several of each"

@@ -95,6 +95,7 @@ class Repeated(Recovery):
     """A recovery that asks every input ``copies`` times, as it is or slightly changed; every copy is a query."""
 
     copies: int = 3
+    """Queries for each input."""
 
     def __post_init__(self) -> None:
         require(self.copies >= 1, f"{self.name}:copies={self.copies}: expected at least 1")

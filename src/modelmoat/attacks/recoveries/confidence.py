@@ -25,7 +25,9 @@ class Confidence(Recovery):
     """
 
     least: float = 0.7
+    """Confidence from which an answer is kept."""
     share: float = 0.1
+    """Share of the answers that is kept in any case."""
 
     paper: ClassVar[str] = "-"
     outputs: ClassVar[frozenset[OutputKind]] = ROWS

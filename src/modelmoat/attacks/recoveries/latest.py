@@ -22,6 +22,7 @@ class Latest(Recovery):
     """
 
     share: float = 0.5
+    """Share of the answers that is kept."""
 
     paper: ClassVar[str] = "none: what every change in the course of a theft invites"
     knows: ClassVar[str] = "expects answers that get better in the course of the theft"

@@ -24,6 +24,7 @@ class Temperature(Pointwise):
     """
 
     t: float = 0.5
+    """Below 1 rows become sharper, above 1 flatter."""
 
     paper: ClassVar[str] = "-"
     outputs: ClassVar[frozenset[OutputKind]] = ROWS
