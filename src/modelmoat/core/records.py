@@ -137,9 +137,9 @@ def append_record(directory: Path, record: Record) -> None:
     append_line(directory / RECORDS_FILE, record.model_dump_json())
 
 
-def read_records(directory: Path) -> list[Record]:
+def read_records(directory: Path | str) -> list[Record]:
     """Records of a run directory, in the order in which they were written; raises `RunError` for a foreign row."""
-    path = directory / RECORDS_FILE
+    path = Path(directory, RECORDS_FILE)
     records = []
     for number, line in enumerate(read_lines(path), start=1):
         try:
