@@ -20,6 +20,12 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+_WORDS: dict[Verdict, str] = {
+    "reproduced": "reproduced",
+    "not reproduced": "**not reproduced**",
+    "undecided": "undecided",
+    "not tested": "not tested",
+}
 UNBROKEN = "\N{NON-BREAKING HYPHEN}"
 _TABLE = re.compile(r"(<!-- verdicts -->\n).*?(<!-- /verdicts -->)", re.DOTALL)
 _JUDGMENTS = TypeAdapter(list[Judgment])
@@ -79,10 +85,26 @@ def table(studies: Sequence[StudyVerdicts]) -> str:
     return "\n".join(["", *head, *lines, "", ""])
 
 
+def claims(studies: Sequence[StudyVerdicts]) -> str:
+    """Every claim with its verdict, for the README."""
+    rows = [
+        (f"`{study.name}`" if judgment is study.judgments[0] else "", *_cells(judgment))
+        for study in studies
+        for judgment in study.judgments
+    ]
+    head = ["| study | claim | published | measured here | verdict |", "| --- | --- | --- | ---: | --- |"]
+    return "\n".join(["", *head, *(f"| {' | '.join(row)} |" for row in rows), "", ""])
+
+
+def _cells(judgment: Judgment) -> tuple[str, ...]:
+    measured, _, _ = measured_words(judgment.interval).partition(" (")
+    return plain(judgment.text), plain(judgment.published), plain(measured), _WORDS[judgment.verdict]
+
+
 def updated(readme: str) -> str:
     """The README with the table as the results have it now; unchanged where it has no place for it."""
     studies = read_studies(RESULTS)
-    return _TABLE.sub(lambda match: match[1] + table(studies) + match[2], readme) if studies else readme
+    return _TABLE.sub(lambda match: match[1] + claims(studies) + match[2], readme) if studies else readme
 
 
 def page(studies: Sequence[StudyVerdicts], *, ranked: bool = False) -> str:
@@ -118,5 +140,5 @@ def plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(table(read_studies(RESULTS)))  # noqa: T201 - a script
+    print(claims(read_studies(RESULTS)))  # noqa: T201 - a script
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")

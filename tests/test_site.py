@@ -191,6 +191,8 @@ def test_verdicts_are_counted_and_shown(docs: Any, results: Path) -> None:
     assert [study.name for study in studies] == ["first", "second"]
     assert "| `first` | 1 | 0 | 1 | 0 | 0 |" in docs["verdicts"].table(studies)
     assert "second" in docs["verdicts"].page(studies)
+    (row,) = [line for line in docs["verdicts"].claims(studies).splitlines() if line.startswith("| `first`")]
+    assert row.endswith("| **not reproduced** |")
 
 
 def test_without_results_pages_say_so(docs: Any, tmp_path: Path) -> None:
