@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from modelmoat.assessment import assess
-from modelmoat.attacks import create_attack
+from modelmoat.attacks import Theft, Thief, create_attack
+from modelmoat.attacks.knockoff import Knockoff
 from modelmoat.core.errors import RunError
 from modelmoat.core.records import RECORDS_FILE, Record, read_records
 from modelmoat.core.runs import RUN_FILE, read_run
 from modelmoat.defenses import create_defense, parse_defense
-from modelmoat.training import FitSettings
+from modelmoat.training import FitSettings, TrainingDiverged
 from modelmoat.victims import OutputFormat
 from modelmoat.victims.journal import read_journal
 
@@ -47,6 +48,28 @@ def test_a_run_that_failed_between_records_ends_like_one_that_did_not(
     assert sorted(r.cell for r in read_records(tmp_path / "run")) == sorted(r.cell for r in whole)
     assert len(asked) == 2 * paid + replayed  # a stateful defense has to see again what it answered; nobody pays for it
     assert journaled(tmp_path / "run") == journaled(tmp_path / "whole")
+
+
+def test_a_clone_that_diverges_stops_no_other(
+    run: Run, lasting: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = run(tmp_path / "whole", **GRID)
+    steal = Knockoff.run
+
+    def diverging(self: Knockoff, thief: Thief, budgets: list[int]) -> Iterator[Theft]:
+        yield next(steal(self, thief, budgets))
+        raise TrainingDiverged("the mean loss is nan")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Knockoff, "run", diverging)
+        with pytest.raises(
+            TrainingDiverged, match=r"a clone by knockoff against none, seed 0: .* \(and 1 more\)"
+        ):
+            run(**GRID)
+    kept = [lasting(record) for record in read_records(tmp_path / "run")]
+    expected = [lasting(record) for record in whole if (record.attack, record.budget) != ("knockoff", 25)]
+    assert kept == expected
+    assert list(map(lasting, run(**GRID))) == list(map(lasting, whole))
 
 
 @pytest.mark.parametrize("stages", [1, 4, 16, 30])

@@ -13,7 +13,7 @@ from modelmoat.attacks import Thief, create_attack
 from modelmoat.attacks.e3 import E3, TEMPERATURES, TemperedCrops, takes, tempered_divergence
 from modelmoat.core.errors import OptionError
 from modelmoat.models import Classifier, Network, create_network
-from modelmoat.training import FitSettings, TensorImages, predict_logits
+from modelmoat.training import FitSettings, TensorImages, TrainingDiverged, predict_logits
 
 SHAPE = (1, 4, 4)
 PIXELS = math.prod(SHAPE)
@@ -110,6 +110,21 @@ def test_the_temperature_is_the_one_that_serves_the_answers(tails: str) -> None:
         right[temperature] = float((predict_logits(clone, images[240:]).argmax(dim=1) == labels[240:]).float().mean())
     assert right[chosen] >= max(right.values()) - 0.01
     assert right[chosen] > min(right.values()) + 0.02
+
+
+def test_a_temperature_whose_clone_diverges_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = E3._train
+
+    def only_small(self, thief, images, targets, stage, temperature, **named):
+        if temperature > 4:
+            raise TrainingDiverged("the mean loss is nan")
+        return train(self, thief, images, targets, stage, temperature, **named)
+
+    monkeypatch.setattr(E3, "_train", only_small)
+    images = torch.rand(40, *SHAPE, generator=torch.Generator().manual_seed(0))
+    answers = random_rows(40, CLASSES, 0)
+    assert E3().choose(thief(4), TensorImages(images), answers, "clone") <= 4
+    assert E3().choose(thief(4), TensorImages(images), answers.argmax(dim=1), "clone") == 1
 
 
 def test_the_choice_sees_no_held_out_answer(monkeypatch: pytest.MonkeyPatch) -> None:

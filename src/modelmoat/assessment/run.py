@@ -66,7 +66,7 @@ def assess(
 
     Raises:
         UsageError: the specification, or what it names, cannot be used.
-        TrainingDiverged: the loss of a clone is no longer a number; records written before stay.
+        TrainingDiverged: the loss of a clone is no longer a number. It is raised when all other cells have their records.
     """
     with locked(out):
         scene = set_scene(spec)
@@ -136,13 +136,20 @@ class _Run:
         done = sum(len(job.cells) - len(job.missing) for job in jobs)
         total = sum(len(job.cells) for job in jobs)
         self._tell(done, total)
+        diverged: list[TrainingDiverged] = []
         for job in jobs:
-            for record in self._run(job) if job.missing else ():
-                if record.cell not in self._folder.done():
-                    self._folder.add(record)
-                done += 1
-                self._tell(done, total)
+            try:
+                for record in self._run(job) if job.missing else ():
+                    if record.cell not in self._folder.done():
+                        self._folder.add(record)
+                    done += 1
+                    self._tell(done, total)
+            except TrainingDiverged as error:
+                diverged.append(error)
         self._folder.finish()
+        if diverged:
+            others = f" (and {len(diverged) - 1} more)" if diverged[1:] else ""
+            raise TrainingDiverged(f"{diverged[0]}{others}")
         by_cell = {record.cell: record for record in self._folder.records}
         return [by_cell[cell] for job in jobs for cell in job.cells.values()]
 

@@ -19,7 +19,7 @@ from modelmoat.attacks.thief import Theft, Thief
 from modelmoat.core.errors import require
 from modelmoat.core.seeds import derive, generator
 from modelmoat.models import Classifier
-from modelmoat.training import FitResult, Images, predict_logits
+from modelmoat.training import FitResult, Images, TrainingDiverged, predict_logits
 
 TEMPERATURES = (1.0, 4.0, 20.0, 100.0)
 
@@ -89,7 +89,8 @@ class E3(Attack):
     def choose(self, thief: Thief, images: Images, targets: Tensor, stage: str) -> float:
         """The temperature whose clone gives most held-out images the served label, as far as so few can tell.
 
-        Of those within one standard error of the best, the one whose clone gives these labels the least cross-entropy.
+        Of those within one standard error of the best, the one whose clone gives these labels the least cross-entropy. One
+        whose clone diverges is out.
 
         Args:
             thief: trains clones.
@@ -105,7 +106,12 @@ class E3(Attack):
         shares, losses = [], []
         for temperature in TEMPERATURES:
             words = f"{stage}, trying T = {temperature:g}"
-            clone, _ = self._train(thief, train, targets[:kept], words, temperature, share=self.choice_epochs)
+            try:
+                clone, _ = self._train(thief, train, targets[:kept], words, temperature, share=self.choice_epochs)
+            except TrainingDiverged:  # a large T squares the distance to logarithms, which a network may not stand
+                shares.append(0.0)
+                losses.append(math.inf)
+                continue
             logits = predict_logits(clone, test)
             shares.append(float((logits.argmax(dim=1) == labels).float().mean()))
             losses.append(float(F.cross_entropy(logits, labels)))
