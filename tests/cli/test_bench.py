@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from modelmoat.core.records import Record, append_record, pack_bits
+from modelmoat.studies import Study
+from modelmoat.studies.engine import Outcome, Progress
 from modelmoat.studies.units import Unit
-from modelmoat.studies.workers import Outcome, Progress
 
 pytestmark = pytest.mark.filterwarnings("default:take care")
 
@@ -37,20 +38,23 @@ def record(cell: str, attack: str, fidelity: float) -> Record:
 class Pretended:
     """In the place of the engine: the first defense gets a record, the second fails."""
 
-    def __init__(self, root: Path, workers: int, command: list[str], watch: Any) -> None:
-        self._root, self._watch = root, watch
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
 
-    def run(self, units: Sequence[Unit], done: set[Path]) -> set[Path]:
+    def check(self, study: Study) -> None:
+        pass
+
+    def run(self, root: Path, command: list[str], watch: Any, units: Sequence[Unit], done: set[Path]) -> set[Path]:
         done = set(done)
         for unit in units:
-            self._watch.progress(0, unit, Progress("records", 0, 1))
+            watch.progress(0, unit, Progress("records", 0, 1))
             outcome = Outcome(error="boom") if "label_only" in str(unit) else Outcome(warnings=("take care",))
             if "none" in str(unit):
-                (self._root / unit.folder).mkdir(parents=True)
-                append_record(self._root / unit.folder, record("a", "knockoff", 0.75))
-                append_record(self._root / unit.folder, record("b", "copycat, plain", 0.5))
+                (root / unit.folder).mkdir(parents=True)
+                append_record(root / unit.folder, record("a", "knockoff", 0.75))
+                append_record(root / unit.folder, record("b", "copycat, plain", 0.5))
                 outcome = Outcome(cells=("a", "b"))
-            self._watch.ended(0, unit, outcome)
+            watch.ended(0, unit, outcome)
             done |= set() if outcome.error else {unit.folder}
         return done
 
@@ -67,7 +71,7 @@ def benched(
     modelmoat: Callable[..., Any], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Any]:
     """The folder of a study of which one unit failed, and how the command ended."""
-    monkeypatch.setattr("modelmoat.studies.bench.Engine", Pretended)
+    monkeypatch.setattr("modelmoat.studies.LocalEngine", Pretended)
     return tmp_path / "out", modelmoat("bench", study, "--out", tmp_path / "out")
 
 
@@ -113,6 +117,22 @@ def test_a_query_prints_a_table_or_values(modelmoat: Callable[..., Any], benched
     ("arguments", "words"),
     [
         (("bench", "{study}", "--out", "{out}", "--workers", "0"), "--workers 0: expected at least 1"),
+        (
+            ("bench", "{study}", "--out", "{out}", "--address", "auto"),
+            "--address auto: the engine 'local' has none; fix",
+        ),
+        (("bench", "{study}", "--out", "{out}", "--gpu-share", "0.5"), "--gpu-share 0.5: the engine 'local' has none"),
+        (("bench", "{study}", "--out", "{out}", "--engine", "ray", "--gpu-share", "0"), "--gpu-share 0.0: expected"),
+        (
+            ("bench", "{study}", "--out", "{out}", "--engine", "ray", "--address", "ray://a:1"),
+            "--address ray://a:1: Ray",
+        ),
+        (("bench", "{study}", "--out", "s3://b/x"), "--out s3://b/x: the engine 'local' writes to folders; fix"),
+        (("bench", "{study}", "--out", "memory://x", "--engine", "ray"), "--out memory://x: only one process sees it"),
+        (
+            ("bench", "{study}", "--out", "no://x", "--engine", "ray"),
+            "--out no://x: Protocol not known: no; fix: a folder",
+        ),
         (("bench", "{out}/none.yaml", "--out", "{out}"), "No such file or directory; fix: name a YAML file"),
         (("query", "{out}", "SELECT 1"), "has no records.parquet; fix: name a folder"),
         (("query", "{out}", "SELECT 1", "--csv", "--json"), "--csv and --json: expected one of them"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ import pytest
 from modelmoat.core.errors import RunError
 from modelmoat.core.locks import locked
 from modelmoat.core.records import RECORDS_FILE, read_records
-from modelmoat.studies import StudyResult, VictimShelf, load_study, read_tables, run_study
+from modelmoat.studies import LocalEngine
+from modelmoat.studies.engine import Progress
 from modelmoat.studies.units import RECORDS_STAGE, Unit
-from modelmoat.studies.workers import Outcome, Progress, run_unit
 
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 FAILING = (
@@ -28,55 +26,8 @@ FAILING = (
 LONE = ("  - {defense: reverse_sigmoid, calibrate: {max_l1: 0.5, images: 50}}\n", "")
 
 
-@dataclass
-class Watch:
-    """Notes what it is told, and does something when it is told of progress."""
-
-    on_progress: Callable[[Unit, Progress], None] = lambda unit, progress: None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    counts: list[tuple[int, int]] = field(default_factory=list)
-
-    def units(self, done: int, total: int) -> None:
-        self.counts.append((done, total))
-
-    def progress(self, lane: int, unit: Unit, progress: Progress) -> None:
-        self.on_progress(unit, progress)
-
-    def ended(self, lane: int, unit: Unit, outcome: Outcome) -> None:
-        self.outcomes[str(unit)] = outcome
-
-
-def bench(path: Path, out: Path, watch: Watch, *, workers: int = 1, shelf: Path | None = None) -> StudyResult:
-    study, document = load_study(path)
-    command, kept = ["modelmoat", "bench"], VictimShelf(shelf) if shelf else None
-    return run_study(study, document, out, workers=workers, command=command, watch=watch, shelf=kept)
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    timed = {"created", "query_seconds", "train_seconds", "latency_ratio", "latency_ratios", "latency_ms", "victim"}
-    found = [{key: value for key, value in row.items() if key not in timed} for row in read_tables([out]).to_pylist()]
-    return sorted(found, key=lambda row: (row["defense_name"], row["seed"], row["attack"], row["budget"]))
-
-
-class Inline:
-    """In the place of the engine: the same units, one after the other, in this process."""
-
-    def __init__(self, root: Path, workers: int, command: list[str], watch: Watch) -> None:
-        self._root, self._command, self._watch = root, command, watch
-
-    def run(self, units: Sequence[Unit], done: set[Path]) -> set[Path]:
-        done = set(done)
-        for unit in units:
-            if unit.needs is None or unit.needs in done:
-                outcome = run_unit(unit, self._root, self._command, partial(self._watch.progress, 0, unit))
-                done |= set() if outcome.error else {unit.folder}
-                self._watch.ended(0, unit, outcome)
-        return done
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelmoat.studies.bench.Engine", Inline)
+Bench = Callable[..., Any]
+Rows = Callable[[Path], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +36,17 @@ def _kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def smoke(_kept: Path, inline: None) -> Path:
+def smoke(_kept: Path, bench: Bench) -> Path:
     """The folder of the project's smallest study after one run; never change it."""
     out = _kept / "smoke"
     if not out.exists():
-        result = bench(SMOKE, out, Watch())
+        result = bench(SMOKE, out).result
         assert (result.records, result.ran, result.failed, result.blocked) == (12, 7, 0, 0)
         assert [judgment.verdict for judgment in result.judgments] == ["reproduced", "reproduced"]
     return out
 
 
-def test_the_smoke_study_runs(smoke: Path) -> None:
+def test_the_smoke_study_runs(smoke: Path, rows: Rows) -> None:
     found = rows(smoke)
     assert {(row["study"], row["victim_name"], row["victim_seed"]) for row in found} == {("smoke", "plain", 0)}
     assert {row["defense_name"] for row in found} == {"none", "label_only", "reverse sigmoid at L1 0.5"}
@@ -107,77 +58,75 @@ def test_the_smoke_study_runs(smoke: Path) -> None:
     assert not (smoke / "failures.jsonl").exists()
 
 
-def test_a_finished_study_runs_nothing_again(smoke: Path) -> None:
+def test_a_finished_study_runs_nothing_again(smoke: Path, bench: Bench, rows: Rows) -> None:
     before = rows(smoke)
-    watch = Watch()
-    result = bench(SMOKE, smoke, watch)
-    assert (result.records, result.ran) == (12, 0)
-    assert watch.counts == [(7, 7)]
+    again = bench(SMOKE, smoke)
+    assert (again.result.records, again.result.ran) == (12, 0)
+    assert again.counts == [(7, 7)]
     assert rows(smoke) == before
 
 
-def test_studies_share_victims(inline: None, write: Callable[..., Path], tmp_path: Path) -> None:
+def test_studies_share_victims(write: Callable[..., Path], tmp_path: Path, bench: Bench, rows: Rows) -> None:
     shelf, first, second, third = (tmp_path / name for name in ("shelf", "first", "second", "third"))
-    assert bench(write(LONE), first, Watch(), shelf=shelf).ran == 3
-    watch = Watch()
-    assert bench(write(LONE, ("study: tiny", "study: other")), second, watch, shelf=shelf).ran == 2
-    assert not any(name.startswith("train") for name in watch.outcomes)
+    assert bench(write(LONE), first, shelf=shelf).result.ran == 3
+    other = bench(write(LONE, ("study: tiny", "study: other")), second, shelf=shelf)
+    assert other.result.ran == 2
+    assert not any(name.startswith("train") for name in other.outcomes)
     assert [row | {"study": "tiny"} for row in rows(second)] == rows(first)
-    assert (
-        bench(write(LONE, ("fit: {epochs: 1, batch", "fit: {epochs: 2, batch")), third, Watch(), shelf=shelf).ran == 3
-    )
+    longer = ("fit: {epochs: 1, batch", "fit: {epochs: 2, batch")
+    assert bench(write(LONE, longer), third, shelf=shelf).result.ran == 3
     assert len(list(shelf.iterdir())) == 2
 
 
-def test_a_folder_is_one_study_s_and_one_process_s(smoke: Path, write: Callable[..., Path]) -> None:
+def test_a_folder_is_one_study_s_and_one_process_s(smoke: Path, write: Callable[..., Path], bench: Bench) -> None:
     with pytest.raises(RunError, match="holds the study 'smoke', not 'tiny'"):
-        bench(write(), smoke, Watch())
+        bench(write(), smoke)
     with pytest.raises(
         RunError, match=r"plain-0 was trained with other settings; fix: give the victim 'plain' another"
     ):
-        bench(write(("study: tiny", "study: smoke")), smoke, Watch())
+        bench(write(("study: tiny", "study: smoke")), smoke)
     with locked(smoke), pytest.raises(RunError, match="in use by another modelmoat process"):
-        bench(SMOKE, smoke, Watch())
+        bench(SMOKE, smoke)
 
 
-def test_a_record_that_was_cut_short_is_made_again(smoke: Path, tmp_path: Path) -> None:
+def test_a_record_that_was_cut_short_is_made_again(smoke: Path, tmp_path: Path, bench: Bench, rows: Rows) -> None:
     out = tmp_path / "copy"
     shutil.copytree(smoke, out)
     (folder,) = out.glob("runs/plain-0/none-seed1-*")
     file = folder / RECORDS_FILE
     file.write_bytes(file.read_bytes()[:-40])
-    watch = Watch()
     with pytest.warns(UserWarning, match="the last line was cut short"):
-        result = bench(SMOKE, out, watch)
-    assert list(watch.outcomes) == ["plain-0 behind none, seed 1"]
-    assert result.records == 12
+        again = bench(SMOKE, out)
+    assert list(again.outcomes) == ["plain-0 behind none, seed 1"]
+    assert again.result.records == 12
     assert rows(out) == rows(smoke)
 
 
-def test_a_failure_stops_nothing_else(write: Callable[..., Path], tmp_path: Path, inline: None) -> None:
-    out, watch = tmp_path / "out", Watch()
-    result = bench(write(FAILING, ("seeds: [0, 1]", "seeds: [0]")), out, watch)
+def test_a_failure_stops_nothing_else(write: Callable[..., Path], tmp_path: Path, bench: Bench) -> None:
+    out = tmp_path / "out"
+    failing = bench(write(FAILING, ("seeds: [0, 1]", "seeds: [0]")), out)
+    result = failing.result
     assert (result.records, result.ran, result.failed, result.blocked) == (4, 3, 1, 0)
     (failure,) = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert failure["unit"] == "plain-0 behind hopeless, seed 0"
-    assert failure["error"] == watch.outcomes["plain-0 behind hopeless, seed 0"].error
+    assert failure["error"] == failing.outcomes["plain-0 behind hopeless, seed 0"].error
     assert "no setting keeps mean L1" in failure["error"]
     assert "1 unit failed" in (out / "study.html").read_text()
     assert result.judgments[0].verdict == "undecided"  # one seed
 
 
-def test_without_its_victim_nothing_else_starts(write: Callable[..., Path], tmp_path: Path, inline: None) -> None:
+def test_without_its_victim_nothing_else_starts(write: Callable[..., Path], tmp_path: Path, bench: Bench) -> None:
     out = tmp_path / "out"
     (out / "victims" / "plain-0").mkdir(parents=True)
     (out / "victims" / "plain-0" / "model.json").write_text("{}")
-    watch = Watch()
-    result = bench(write(), out, watch)
+    started = bench(write(), out)
+    result = started.result
     assert (result.records, result.ran, result.failed, result.blocked) == (0, 0, 1, 4)
-    assert list(watch.outcomes) == ["train plain, seed 0"]
+    assert list(started.outcomes) == ["train plain, seed 0"]
     assert result.judgments[0].verdict == "not tested"
 
 
-def test_a_killed_worker_loses_nothing(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing(write: Callable[..., Path], tmp_path: Path, bench: Bench) -> None:
     killed: list[list[str]] = []
     out = tmp_path / "out"
 
@@ -187,7 +136,8 @@ def test_a_killed_worker_loses_nothing(write: Callable[..., Path], tmp_path: Pat
             for process in multiprocessing.active_children():
                 process.kill()
 
-    result = bench(write(("seeds: [0, 1]", "seeds: [0]"), LONE), out, Watch(kill_once))
+    study = write(("seeds: [0, 1]", "seeds: [0]"), LONE)
+    result = bench(study, out, engine=LocalEngine(1), on_progress=kill_once).result
     assert (result.records, result.ran, result.failed, result.blocked) == (2, 2, 0, 0)
     assert len(killed) == 1
     (folder,) = (out / "runs" / "plain-0").iterdir()
@@ -197,8 +147,7 @@ def test_a_killed_worker_loses_nothing(write: Callable[..., Path], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_two_workers_make_the_same_records(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    result = bench(SMOKE, tmp_path / "out", Watch(), workers=2)
+def test_two_workers_make_the_same_records(smoke: Path, tmp_path: Path, bench: Bench, rows: Rows) -> None:
+    result = bench(SMOKE, tmp_path / "out", engine=LocalEngine(2)).result
     assert (result.records, result.ran, result.failed) == (12, 7, 0)
     assert rows(tmp_path / "out") == rows(smoke)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +16,9 @@ from modelmoat.core.errors import require
 
 if TYPE_CHECKING:
     from modelmoat.cli.progress import Bars
-    from modelmoat.studies import Cost, StudyResult
+    from modelmoat.studies import Cost, Engine, StudyResult
+    from modelmoat.studies.engine import Outcome, Progress
     from modelmoat.studies.units import Unit
-    from modelmoat.studies.workers import Outcome, Progress
 
 EXIT_FAILED = 1
 
@@ -33,14 +35,45 @@ Examples:
   modelmoat bench studies/smoke.yaml --out runs/smoke
 
   modelmoat bench studies/mad.yaml --out runs/mad --dry-run
+
+  modelmoat bench studies/mad.yaml --out /shared/mad --engine ray --address auto
 """
+
+
+class EngineName(StrEnum):
+    """Where units run."""
+
+    local = "local"
+    ray = "ray"
 
 
 def bench(
     study: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
-    out: Annotated[Path, typer.Option(help="Folder for victims, records and the page.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="Folder for victims, records and the page; with --engine ray a URL too, such as s3://bucket/study."
+        ),
+    ],
     workers: Annotated[
-        int | None, typer.Option(help="Processes at a time, each with one thread; one for each core if left out.")
+        int | None,
+        typer.Option(
+            help="Processes at a time, each with one thread; one for each core of the machine or cluster if left out."
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Processes of this machine, or tasks of Ray, on all machines of a cluster.")
+    ] = EngineName.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="With --engine ray: a cluster that runs; Ray is started on this machine if left out.",
+        ),
+    ] = None,
+    gpu_share: Annotated[
+        float | None,
+        typer.Option(help="With --engine ray and device: cuda: share of a GPU for each process; 1 if left out."),
     ] = None,
     victims: Annotated[
         Path | None,
@@ -51,22 +84,41 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the study, say what it takes, and stop.")] = False,
 ) -> None:
     """Run a study."""
-    require(workers is None or workers >= 1, f"--workers {workers}: expected at least 1")
+    chosen = _engine(engine, out, workers, address, gpu_share)
     from modelmoat.cli.progress import bars
-    from modelmoat.studies import VictimShelf, estimate, load_study, run_study
+    from modelmoat.studies import VictimShelf, estimate, load_study, mirrored, run_study
 
-    workers = workers or os.cpu_count() or 1
     found, document = load_study(study)
     if dry_run:
-        _tell_cost(estimate(found, document), workers)
+        _tell_cost(estimate(found, document), chosen.workers or 1)
         return
-    with bars() as shown:
+    place = mirrored(out, found) if _is_url(out) else nullcontext(Path(out))
+    with bars() as shown, place as folder:
         command = ["modelmoat", *sys.argv[1:]]
         shelf = VictimShelf(victims) if victims else None
-        result = run_study(found, document, out, workers=workers, command=command, watch=_Shown(shown), shelf=shelf)
+        result = run_study(found, document, folder, engine=chosen, command=command, watch=_Shown(shown), shelf=shelf)
     _tell(result, out)
     if result.failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _is_url(out: str) -> bool:
+    return "://" in out
+
+
+def _engine(name: EngineName, out: str, workers: int | None, address: str | None, gpu_share: float | None) -> Engine:
+    require(workers is None or workers >= 1, f"--workers {workers}: expected at least 1")
+    if name is EngineName.ray:
+        from modelmoat.studies import RayEngine
+
+        share = 1.0 if gpu_share is None else gpu_share
+        return RayEngine(address, workers, share, url=out if _is_url(out) else None)
+    require(not _is_url(out), f"--out {out}: the engine 'local' writes to folders; fix: --engine ray, or a folder")
+    for option, value in {"--address": address, "--gpu-share": gpu_share}.items():
+        require(value is None, f"{option} {value}: the engine 'local' has none; fix: --engine ray")
+    from modelmoat.studies import LocalEngine
+
+    return LocalEngine(workers or os.cpu_count() or 1)
 
 
 def _tell_cost(cost: Cost, workers: int) -> None:
@@ -82,13 +134,13 @@ def _tell_cost(cost: Cost, workers: int) -> None:
     )
 
 
-def _tell(result: StudyResult, out: Path) -> None:
+def _tell(result: StudyResult, out: str) -> None:
     typer.echo(f"{out}: {_many(result.records, 'record')}; {_many(result.ran, 'unit')} ran now")
     for judgment in result.judgments:
         typer.echo(f"  {judgment.verdict}: {judgment.text}")
     if result.failed:
         blocked = f", and {result.blocked:,} could not start" if result.blocked else ""
-        typer.echo(f"{_many(result.failed, 'unit')} failed{blocked}; see {out / 'failures.jsonl'}", err=True)
+        typer.echo(f"{_many(result.failed, 'unit')} failed{blocked}; see {out.rstrip('/')}/failures.jsonl", err=True)
     typer.echo(f"Page: {result.page}")
 
 

@@ -1,4 +1,4 @@
-"""Running a study: what is missing, in worker processes, then the table, the verdicts and the page."""
+"""Running a study: what is missing, then the table, the verdicts and the page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from modelmoat.core.locks import locked
 from modelmoat.studies.check import Check, Cost
 from modelmoat.studies.claims import Judgment, check_claims, judge, write_claims
 from modelmoat.studies.document import Document
+from modelmoat.studies.engine import Engine, Outcome, Progress
 from modelmoat.studies.environment import shared_images
 from modelmoat.studies.folder import StudyFolder
 from modelmoat.studies.page import write_page
@@ -17,7 +18,6 @@ from modelmoat.studies.shelf import VictimShelf
 from modelmoat.studies.study import Study
 from modelmoat.studies.table import write_table
 from modelmoat.studies.units import Unit, plan_units
-from modelmoat.studies.workers import Engine, Outcome, Progress
 
 
 class StudyWatch(Protocol):
@@ -76,7 +76,7 @@ def run_study(
     document: Document,
     out: Path,
     *,
-    workers: int,
+    engine: Engine,
     command: list[str],
     watch: StudyWatch,
     shelf: VictimShelf | None = None,
@@ -91,6 +91,7 @@ def run_study(
         RunError: the folder is in use, or holds another study.
     """
     check_claims(study.claims, document)
+    engine.check(study)
     trainings, assessments = plan_units(study)
     with locked(out), shared_images():
         folder = StudyFolder(out)
@@ -106,7 +107,7 @@ def run_study(
         folder.open(study)
         ends = _Ends(folder, watch, len(done), len(done) + len(missing))
         try:
-            finished = Engine(out, workers, command, ends).run(missing, done)
+            finished = engine.run(out, command, ends, missing, done)
         finally:
             table = write_table(out, folder.rows(assessments))
             for unit in filter(folder.is_done, trainings):

@@ -25,9 +25,9 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def one_thread() -> contextlib.AbstractContextManager[None]:
-    """Let processes that start in the block use one thread each."""
-    return environment(dict.fromkeys(_THREADS, "1"))
+def threads(count: int) -> dict[str, str]:
+    """Variables by which a process that starts uses so many threads."""
+    return dict.fromkeys(_THREADS, str(count))
 
 
 def shared_images() -> contextlib.AbstractContextManager[None]:

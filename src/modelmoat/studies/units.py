@@ -43,6 +43,11 @@ class TrainUnit:
         """Folder of the unit that has to be done before."""
         return None
 
+    @property
+    def makes(self) -> tuple[Path, ...]:
+        """Folders that it writes to."""
+        return (self.folder,)
+
     def __str__(self) -> str:
         return f"train {self.name}, seed {self.seed}"
 
@@ -90,6 +95,11 @@ class AssessUnit:
         """Folder of its victim."""
         return self.victim.folder
 
+    @property
+    def makes(self) -> tuple[Path, ...]:
+        """Folders that it writes to: of its records, and of its calibrated defense."""
+        return self.folder, self._protected
+
     def __str__(self) -> str:
         return f"{self.victim.name}-{self.victim.seed} behind {self.defense.name}, seed {self.seed}"
 
@@ -129,11 +139,15 @@ class AssessUnit:
             target_fidelity=study.target_fidelity,
         )
 
+    @property
+    def _protected(self) -> Path:
+        return "protected" / self.folder.relative_to("runs")
+
     def _spec(self, root: Path) -> AssessmentSpec:
         victim = root / self.victim.folder
         defense = self.defense.defense
         if self.defense.calibrate:
-            defense = self._calibrated(victim, root / "protected" / self.folder.relative_to("runs"))
+            defense = self._calibrated(victim, root / self._protected)
         return self.spec(str(victim), defense)
 
     def _calibrated(self, victim: Path, out: Path) -> Defense:
