@@ -19,8 +19,6 @@ _CHEAP = (
     "data_at_hand:targets=label,share=0.01",
 )
 _STRONG = (
-    "e3",
-    "e3:targets=label",
     "activethief",
     "activethief:targets=label",
     "copycat",
@@ -32,6 +30,8 @@ _STRONG = (
     "knockoff+d_dae",
 )
 _REST = (
+    "e3",
+    "e3:targets=label",
     "fixmatch",
     "mixmatch",
     "s4l",
@@ -82,7 +82,7 @@ SUITES: Final = {
     suite.name: suite
     for suite in (
         Suite("quick", 2, (*_NAIVE, *_CHEAP, *_BASELINES)),
-        Suite("standard", 2, (*_NAIVE, *_CHEAP, *_STRONG, *_BASELINES)),
+        Suite("standard", 3, (*_NAIVE, *_CHEAP, *_STRONG, *_BASELINES)),
         Suite("full", 2, (*_NAIVE, *_CHEAP, *_STRONG, *_REST, *_BASELINES)),
     )
 }
