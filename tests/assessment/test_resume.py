@@ -62,9 +62,7 @@ def test_a_clone_that_diverges_stops_no_other(
 
     with monkeypatch.context() as patch:
         patch.setattr(Knockoff, "run", diverging)
-        with pytest.raises(
-            TrainingDiverged, match=r"a clone by knockoff against none, seed 0: .* \(and 1 more\)"
-        ):
+        with pytest.raises(TrainingDiverged, match=r"a clone by knockoff against none, seed 0: .* \(and 1 more\)"):
             run(**GRID)
     kept = [lasting(record) for record in read_records(tmp_path / "run")]
     expected = [lasting(record) for record in whole if (record.attack, record.budget) != ("knockoff", 25)]
