@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from modelmoat import __version__
@@ -16,6 +16,7 @@ from modelmoat.leaderboard.methods import MethodPage, method_pages
 from modelmoat.leaderboard.ranking import Board
 from modelmoat.leaderboard.wording import board_page, cell_rows, standing_rows
 from modelmoat.report.page import breakable, script_hash
+from modelmoat.report.templating import page_environment
 from modelmoat.report.wording import count
 
 _CODE = re.compile(r"``?([^`]+)``?")
@@ -39,13 +40,7 @@ def pages(boards: Sequence[Board]) -> dict[str, str]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("modelmoat.leaderboard"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("modelmoat.leaderboard")
     environment.filters |= {"breakable": breakable, "code": _code}
     style = _text("modelmoat.report", "style.css") + _text("modelmoat.leaderboard", "site.css")
     environment.globals |= {"style": Markup(style), "version": __version__, "script": ""}  # noqa: S704 - our own files

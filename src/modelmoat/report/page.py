@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from modelmoat.core.errors import RunError
@@ -25,6 +24,7 @@ from modelmoat.report.series import Series, assign
 from modelmoat.report.standards import SOURCE, controls
 from modelmoat.report.summary import Summary, summarize_points
 from modelmoat.report.tables import columns, defense_rows, gap_rows, prices, rows
+from modelmoat.report.templating import page_environment
 
 _FILES = {
     "records.jsonl": "one line per attack, budget, defense and seed, as it was measured",
@@ -42,13 +42,7 @@ def render(directory: Path) -> str:
     summary = summarize_points(points, info.target_fidelity)
     looks = assign((point.defense_label, point.undefended) for point in points)
     shown = {name: look for name, look in looks.items() if name in {point.defense_label for point in chosen}}
-    environment = Environment(
-        loader=PackageLoader("modelmoat.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("modelmoat.report")
     environment.filters["breakable"] = breakable
     script = _package_text("table.js")
     return environment.get_template("report.html.j2").render(

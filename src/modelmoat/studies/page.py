@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from modelmoat import __version__
@@ -18,6 +17,7 @@ from modelmoat.core.runs import machine, package_versions
 from modelmoat.metrics.intervals import Interval, mean_interval
 from modelmoat.report import Gap, gaps
 from modelmoat.report.gap import gap_points
+from modelmoat.report.templating import page_environment
 from modelmoat.report.wording import count, percent, percent_interval
 from modelmoat.studies.claims import Judgment
 from modelmoat.studies.study import Study
@@ -35,13 +35,7 @@ def write_page(
     failures: Mapping[str, str],
 ) -> Path:
     """Write ``study.html`` into the study's folder; one file that loads nothing from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("modelmoat.studies"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("modelmoat.studies")
     style = files("modelmoat.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
     page = environment.get_template("study.html.j2").render(
         style=Markup(style),  # noqa: S704 - our own file
