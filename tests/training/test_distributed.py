@@ -120,6 +120,15 @@ def test_one_process_that_fails_ends_all_and_says_why_once(
     assert "ProcessLost" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists threads where Linux does")
+@pytest.mark.usefixtures("results")
+def test_no_connection_outlives_the_training(folder: Path) -> None:
+    for rank in range(2):
+        left = (folder / f"{rank}.threads").read_text().split()
+        assert left
+        assert [name for name in left if "gloo" in name] == []  # it can abort the process at its end
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_missed(torchrun: Launch, tmp_path: Path) -> None:
     done = torchrun(SCRIPT, tmp_path, "kill")

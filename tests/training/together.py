@@ -1,7 +1,10 @@
-"""What test_distributed.py runs in several processes: torchrun together.py FOLDER END; results go to FOLDER/RANK.pt."""
+"""What test_distributed.py runs in several processes: torchrun together.py FOLDER END; results go to FOLDER/RANK.pt.
+
+The threads that are left when a process ends go to FOLDER/RANK.threads."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -156,8 +159,15 @@ def run(world: World, folder: Path) -> dict[str, Any]:
     return results | {"steps": steps}
 
 
+def threads() -> str:
+    """Names of this process's threads, those of libraries included."""
+    return "\n".join(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+
+
 def main(folder: Path, end: str) -> None:
     with launched() as world:
+        rank = world.rank
+        atexit.register(lambda: (folder / f"{rank}.threads").write_text(threads()))
         torch.save(run(world, folder) if end == "raise" else {}, folder / f"{world.rank}.pt")
         if not world.is_main and end == "raise":
             raise ModelmoatError("only the last process fails")

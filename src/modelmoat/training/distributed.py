@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # early: see `launched`
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
@@ -145,6 +146,8 @@ def launched() -> Iterator[World]:
     Raises:
         ProcessLost: another process was killed and could not say why.
     """
+    # torch.distributed.nn.functional takes the connection as a default argument where it is imported while there is one, and
+    # keeps it to the end: its threads then outlive the interpreter, which now and then aborts. Hence the import up there.
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
