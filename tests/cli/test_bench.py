@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from modelmoat.core.records import Record, append_record, pack_bits
+from modelmoat.core.records import append_record
 from modelmoat.studies import Study
 from modelmoat.studies.engine import Outcome, Progress
 from modelmoat.studies.units import Unit
+from records import make_record
 
 pytestmark = pytest.mark.filterwarnings("default:take care")
 
@@ -25,14 +26,6 @@ budgets: [10, 20]
 claims:
   - {text: A clone is worth something., source: nobody, published: 0.5, measure: SELECT fidelity FROM records, expect: "> 0.2"}
 """
-
-
-def record(cell: str, attack: str, fidelity: float) -> Record:
-    """A record with something in every required column."""
-    filled = {str: "x", int: 3, float: 0.5, bool: False}
-    values = {name: filled[field.annotation] for name, field in Record.model_fields.items() if field.is_required()}
-    given = {"cell": cell, "attack": attack, "fidelity": fidelity, "agreement": pack_bits([True])}
-    return Record(**(values | given))
 
 
 class Pretended:
@@ -51,8 +44,8 @@ class Pretended:
             outcome = Outcome(error="boom") if "label_only" in str(unit) else Outcome(warnings=("take care",))
             if "none" in str(unit):
                 (root / unit.folder).mkdir(parents=True)
-                append_record(root / unit.folder, record("a", "knockoff", 0.75))
-                append_record(root / unit.folder, record("b", "copycat, plain", 0.5))
+                append_record(root / unit.folder, make_record(cell="a", attack="knockoff", fidelity=0.75))
+                append_record(root / unit.folder, make_record(cell="b", attack="copycat, plain", fidelity=0.5))
                 outcome = Outcome(cells=("a", "b"))
             watch.ended(0, unit, outcome)
             done |= set() if outcome.error else {unit.folder}

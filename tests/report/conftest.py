@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import records
 from modelmoat.core.records import Record, append_record, pack_bits
 from modelmoat.core.runs import RunInfo, write_run
 
@@ -24,50 +25,24 @@ ATTACKS = {"knockoff": 0.0, "jbda": 0.09}
 def make_record(**changes: Any) -> Record:
     """One plausible record; equal fields apart from ``changes``."""
     row: dict[str, Any] = {
-        "package_version": "0.1.0",
-        "created": "2026-01-02T03:04:05+00:00",
         "victim": "digits-cnn",
-        "victim_digest": "a1b2c3d4e5f60718",
         "victim_arch": "small-cnn",
-        "victim_recipe": "standard",
-        "output_kind": "probabilities",
-        "data": "digits",
-        "test_digest": "0f1e2d3c4b5a6978",
         "test_size": 600,
-        "pool": "photo-patches",
-        "pool_digest": "1122334455667788",
-        "pool_size": 12000,
-        "defense": "none",
-        "attack": "knockoff",
-        "defense_aware": False,
         "attacker_knows": "inputs of its own and the answers; not the victim's data and not the defense",
-        "budget": 1000,
-        "seed": 0,
         "victim_accuracy": 0.982,
         "defended_accuracy": 0.982,
         "mean_l1": 0.0,
         "max_l1": 0.0,
-        "top1_changed": 0.0,
         "calibration_error": 0.021,
         "defended_calibration_error": 0.021,
         "latency_ratio": 1.0,
         "clone_arch": "small-cnn",
-        "clone_steps": 2000,
         "clone_accuracy": 0.85,
         "fidelity": 0.86,
         "served_fidelity": 0.86,
         "agreement": pack_bits([True] * 600),
-        "query_seconds": 0.4,
-        "train_seconds": 11.0,
-        "device": "cpu",
-        "precision": "float32",
-    } | changes
-    row.setdefault("sent", row["budget"])
-    row.setdefault("unique", row["sent"])
-    row.setdefault("relative_accuracy", row["clone_accuracy"] / row["victim_accuracy"])
-    names = ("victim", "output_kind", "pool", "clone_arch", "defense", "attack", "budget", "seed")
-    row.setdefault("cell", "/".join(str(row[name]) for name in names))
-    return Record(**row)
+    }
+    return records.make_record(**row | changes)
 
 
 def curve(fidelities: dict[int, float], **changes: Any) -> list[Record]:

@@ -17,7 +17,8 @@ from modelmoat.studies.query import run_sql
 from modelmoat.studies.study import Claim, load_study
 from modelmoat.studies.table import STUDY_COLUMNS, Row, read_tables, schema, to_table, write_table
 from modelmoat.studies.units import plan_units
-from study_rows import record, row
+from records import make_record
+from study_rows import row
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,7 @@ def test_folders_are_merged_without_repeats(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_an_assessment_is_read_too(tmp_path: Path) -> None:
-    write_parquet(tmp_path, [record("a", latency_ms={"1": 1.0}), record("b")])
+    write_parquet(tmp_path, [make_record(cell="a", latency_ms={"1": 1.0}), make_record(cell="b")])
     rows = read_tables([tmp_path]).to_pylist()
     assert [one["cell"] for one in rows] == ["a", "b"]
     assert rows[0]["study"] is None
@@ -134,8 +135,8 @@ def test_seeds_of_a_victim_and_settings_of_a_defense_are_averaged_as_one() -> No
     rows = []
     for seed in range(3):
         common = {"seed": seed, "budget": 10, "sent": 10, "victim_digest": f"v{seed}"}
-        labels = record(f"l{seed}", defense="label_only", clone_accuracy=0.5, **common)
-        calibrated = record(f"m{seed}", defense=f"mad:epsilon={seed}", clone_accuracy=0.6, **common)
+        labels = make_record(cell=f"l{seed}", defense="label_only", clone_accuracy=0.5, **common)
+        calibrated = make_record(cell=f"m{seed}", defense=f"mad:epsilon={seed}", clone_accuracy=0.6, **common)
         rows += [Row("s", "plain", seed, "label_only", labels), Row("s", "plain", seed, "mad at 0.5", calibrated)]
     (gap,) = gap_rows(rows)
     assert gap["defense"] == "mad at 0.5"
@@ -151,8 +152,8 @@ def test_claims_of_the_project_get_one_number_for_each_seed(path: Path) -> None:
     rows = [
         Row.of(
             unit,
-            record(
-                f"{unit.folder} {attack} {budget}",
+            make_record(
+                cell=f"{unit.folder} {attack} {budget}",
                 defense=unit.defense.defense.spec,
                 attack=attack,
                 budget=budget,

@@ -53,5 +53,17 @@ def make_record(lost: float = 0.0, **changes: Any) -> Record:
     row.setdefault("relative_accuracy", row["clone_accuracy"] / row["victim_accuracy"])
     for name in ("sent", "unique"):
         row.setdefault(name, row["budget"])
-    names = ("victim_digest", "data", "output_kind", "pool", "clone_arch", "defense", "attack", "budget", "seed")
-    return Record(**row | {"cell": "/".join(str(row[name]) for name in names)})
+    names = (
+        "victim",
+        "victim_digest",
+        "data",
+        "output_kind",
+        "pool",
+        "clone_arch",
+        "defense",
+        "attack",
+        "budget",
+        "seed",
+    )
+    row.setdefault("cell", "/".join(str(row[name]) for name in names))
+    return Record(**row)
