@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from modelmoat.core.records import append_record
 from modelmoat.studies import Study
@@ -74,8 +75,20 @@ def test_a_dry_run_tells_what_it_takes_and_writes_nothing(
     done = modelmoat("bench", study, "--out", tmp_path / "out", "--dry-run", "--workers", 2)
     assert done.code == 0
     assert "1 victim to train, 2 runs, 4 records, at most 40 queries" in done.out
-    assert "min with 2 workers" in done.out
+    assert " s with 2 workers" in done.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+def test_a_dry_run_does_not_guess_the_pace_of_a_device_that_is_not_here(
+    modelmoat: Callable[..., Any], study: Path, tmp_path: Path
+) -> None:
+    study.write_text(study.read_text() + "device: cuda\n")
+    done = modelmoat("bench", study, "--out", tmp_path / "out", "--dry-run")
+    assert done.code == 0
+    assert "1 victim to train, 2 runs, 4 records, at most 40 queries" in done.out
+    assert "not known here: the study's device is cuda, which this machine lacks" in done.out
+    assert "at least" not in done.out
 
 
 def test_a_failed_unit_is_told_and_makes_the_exit_code(benched: tuple[Path, Any]) -> None:

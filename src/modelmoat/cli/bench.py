@@ -90,7 +90,7 @@ def bench(
 
     found, document = load_study(study)
     if dry_run:
-        _tell_cost(estimate(found, document), chosen.workers or 1)
+        _tell_cost(estimate(found, document), chosen.workers or 1, found.device)
         return
     place = mirrored(out, found) if _is_url(out) else nullcontext(Path(out))
     with bars() as shown, place as folder:
@@ -121,17 +121,25 @@ def _engine(name: EngineName, out: str, workers: int | None, address: str | None
     return LocalEngine(workers or os.cpu_count() or 1)
 
 
-def _tell_cost(cost: Cost, workers: int) -> None:
-    hours, minutes = divmod(round(cost.seconds / workers / 60), 60)
-    took = f"{f'{hours} h ' if hours else ''}{minutes} min with {_many(workers, 'worker')}"
+def _tell_cost(cost: Cost, workers: int, device: str) -> None:
     typer.echo(
         f"{_many(cost.victims, 'victim')} to train, {_many(cost.runs, 'run')}, {_many(cost.cells, 'record')}, at most "
         f"{cost.queries:,} queries"
     )
+    if cost.seconds is None:
+        typer.echo(f"how long that takes is not known here: the study's device is {device}, which this machine lacks")
+        return
     typer.echo(
-        f"at least {took}, if nothing is done yet: one plain training for each victim and each clone; costly recipes, "
-        "attacks and defenses come on top"
+        f"at least {_duration(cost.seconds / workers)} with {_many(workers, 'worker')}, if nothing is done yet: one plain training "
+        "for each victim and each clone; costly recipes, attacks and defenses come on top"
     )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{f'{hours} h ' if hours else ''}{minutes} min"
 
 
 def _tell(result: StudyResult, out: str) -> None:

@@ -29,13 +29,17 @@ _STEPS = 5
 
 @dataclass(frozen=True)
 class Cost:
-    """What units take: trainings, runs, records, queries, and seconds of plain training steps on one core."""
+    """What units take: trainings, runs, records, queries, and seconds of plain training steps.
+
+    Attributes:
+        seconds: on one core of this machine, or on its GPU where the study has one; none where this machine has not.
+    """
 
     victims: int
     runs: int
     cells: int
     queries: int
-    seconds: float
+    seconds: float | None
 
 
 class Check:
@@ -59,12 +63,13 @@ class Check:
 
     def cost(self, trainings: Sequence[TrainUnit], assessments: Sequence[AssessUnit]) -> Cost:
         """What these units take."""
-        cells, queries, seconds = 0, 0, sum(map(self._victim_seconds, trainings))
-        for unit in assessments:
-            attackers = self._attackers(unit)
-            cells += len(attackers) * len(self._study.budgets)
-            queries += sum(attack.sends for attack in attackers) * max(self._study.budgets)
-            seconds += len(attackers) * self._clone_seconds(unit.victim)
+        attackers = [(unit, self._attackers(unit)) for unit in assessments]
+        queries = sum(attack.sends for _, attacks in attackers for attack in attacks) * max(self._study.budgets)
+        seconds = None
+        if torch.device(self._study.device).type == "cpu" or torch.cuda.is_available():
+            clones = sum(len(attacks) * self._clone_seconds(unit.victim) for unit, attacks in attackers)
+            seconds = sum(map(self._victim_seconds, trainings)) + clones
+        cells = sum(len(attacks) for _, attacks in attackers) * len(self._study.budgets)
         return Cost(len(trainings), len(assessments), cells, queries, seconds)
 
     def _check_victim(self, unit: TrainUnit) -> None:
@@ -131,7 +136,7 @@ class Check:
         test = self._data(unit).test
         steps = fit.total_epochs(rows) * fit.steps_per_epoch(rows)
         batch = min(fit.batch_size, max(2, rows))
-        return steps * self._step_seconds(arch, test.num_classes, test.shape, batch)
+        return steps * self._step_seconds(arch, test.num_classes, test.shape, batch, self._study.device)
 
     def _data(self, unit: TrainUnit) -> Splits:
         return self._splits(unit.plan.data, seed=unit.plan.data_seed)
@@ -143,26 +148,34 @@ class Check:
         return self._study.clone.arch or unit.plan.arch
 
 
-def step_seconds(arch: str, classes: int, shape: tuple[int, int, int], batch: int) -> float:
-    """Seconds of one core that a training step takes on this machine, as the median of a few."""
+def step_seconds(arch: str, classes: int, shape: tuple[int, int, int], batch: int, device: str = "cpu") -> float:
+    """Seconds that a training step takes on this machine, as the median of a few; of one core where there is no GPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         network = create_network(arch, num_classes=classes, input_shape=shape, seed=0)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-        images = torch.rand(batch, *shape).contiguous(memory_format=torch.channels_last)
-        labels = torch.arange(batch) % classes
+        images = torch.rand(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
+        labels = torch.arange(batch, device=device) % classes
         times = []
         for _ in range(1 + _STEPS):
-            start = time.thread_time()
+            start = _now(device)
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(network(images), labels).backward()
             optimizer.step()
-            times.append(time.thread_time() - start)
+            times.append(_now(device) - start)
         return statistics.median(times[1:])  # the first one sets things up
     finally:
         torch.set_num_threads(threads)
+
+
+def _now(device: str) -> float:
+    """Seconds that this thread has worked; of the clock, with all work done, where a GPU works."""
+    if device == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _check_shape(reference: str, pool: ImageSet, test: ImageSet) -> None:
