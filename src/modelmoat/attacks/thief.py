@@ -26,7 +26,7 @@ from modelmoat.training import (
     fit,
     pixel_statistics,
 )
-from modelmoat.victims import Answers, QueryTarget
+from modelmoat.victims import TURN, Answers, QueryTarget, in_turns
 
 QUERY_BATCH = 1024
 
@@ -93,7 +93,7 @@ class Thief:
         seed: of every random draw of the attack.
         device: where clones are trained.
         account: the name under which queries are sent.
-        accounts: how many accounts take turns at it, input by input; more than one are numbered.
+        accounts: how many accounts take turns at it, eight inputs at a time; more than one are numbered.
         clones: clones trained before, for a transfer set that is the same again; None trains every one.
         wanted: budgets at which a clone is wanted; None for all. The others still get their queries.
         progress: told how far each stage is.
@@ -129,14 +129,11 @@ class Thief:
     def _query_in_turns(self, inputs: Tensor) -> Answers:
         ledger = self.victim.ledger
         ledger.admit(len(inputs))  # all accounts spend one budget
-        turns = (ledger.sent + torch.arange(len(inputs))) % self.accounts
-        shares = [(turns == turn).nonzero()[:, 0] for turn in range(self.accounts)]
-        parts = [
-            self.victim.query(inputs[rows], f"{self.account}-{number}")
-            for number, rows in enumerate(shares, start=1)
-            if len(rows)
-        ]
-        return Answers.join(parts)[torch.cat(shares).argsort()]
+        parts = []
+        for part in in_turns(inputs, ledger.sent):
+            number = ledger.sent // TURN % self.accounts + 1
+            parts.append(self.victim.query(part, f"{self.account}-{number}"))
+        return Answers.join(parts)
 
     def query_rows(self, rows: Tensor, *, goal: int) -> Answers:
         """Send rows of the pool in batches; ``goal`` is the last budget, for the progress."""

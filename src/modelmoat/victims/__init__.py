@@ -6,10 +6,11 @@ from modelmoat.victims.journal import Journal
 from modelmoat.victims.ledger import Ledger
 from modelmoat.victims.memory import BatchMemory
 from modelmoat.victims.replay import ReplayPredictor, load_predictor
-from modelmoat.victims.traffic import BusyVictim
+from modelmoat.victims.traffic import TURN, BusyVictim, in_turns
 from modelmoat.victims.victim import QueryTarget, Responder, Victim
 
 __all__ = [
+    "TURN",
     "Answers",
     "BatchMemory",
     "BusyVictim",
@@ -23,5 +24,6 @@ __all__ = [
     "Responder",
     "Victim",
     "clean_answers",
+    "in_turns",
     "load_predictor",
 ]

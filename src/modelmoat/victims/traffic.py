@@ -14,14 +14,25 @@ from modelmoat.victims.ledger import Ledger
 from modelmoat.victims.victim import Victim
 
 USERS = 10
-_TURN = 64  # queries of the attacker between those of users
+TURN = 8  # queries of one account before another one asks
+
+
+def in_turns(inputs: Tensor, sent: int) -> tuple[Tensor, ...]:
+    """The parts of a batch that belong to one turn each, where ``sent`` queries came before it.
+
+    Turns end at the same queries of a stream, however it is cut into batches.
+
+    >>> [len(part) for part in in_turns(torch.zeros(20, 1), sent=6)]
+    [2, 8, 8, 2]
+    """
+    return inputs.tensor_split(list(range(TURN - sent % TURN, len(inputs), TURN)))
 
 
 class BusyVictim:
     """A victim that serves users between an attacker's queries, one share of all traffic.
 
-    Users ask random images of their own, in turns from ten accounts; nobody counts their queries. The same attack meets
-    the same traffic.
+    Users ask random images of their own, in turns from ten accounts, each before a turn of the attacker; nobody counts
+    their queries. The same stream of queries meets the same traffic, however it is cut into batches.
 
     Args:
         victim: that answers both.
@@ -52,19 +63,18 @@ class BusyVictim:
         return self._victim.ledger
 
     def query(self, inputs: Tensor, account: str = "default") -> Answers:
-        """The attacker's answers; users are served before each part of them. Raises as `Victim.query` does."""
+        """The attacker's answers; users are served before each turn. Raises as `Victim.query` does."""
         self.ledger.admit(len(inputs))
         parts = []
-        for part in inputs.split(_TURN):
-            self._serve_users(round((self.ledger.sent + len(part)) * self._ratio) - self.benign)
+        for part in in_turns(inputs, self.ledger.sent):
+            turn, into = divmod(self.ledger.sent, TURN)
+            if not into:
+                self._serve_users(round((turn + 1) * TURN * self._ratio) - self.benign, f"user-{turn % USERS + 1}")
             parts.append(self._victim.query(part, account))
         return Answers.join(parts)
 
-    def _serve_users(self, count: int) -> None:
-        if count <= 0:
-            return
-        rows = torch.randint(len(self._users), (count,), generator=self._draws)
-        turns = (self.benign + torch.arange(count)) % USERS
-        self.benign += count
-        for turn in turns.unique().tolist():
-            self._victim.serve(as_float(self._users.batch(rows[turns == turn])), f"user-{turn + 1}")
+    def _serve_users(self, count: int, account: str) -> None:
+        if count > 0:
+            rows = torch.randint(len(self._users), (count,), generator=self._draws)
+            self._victim.serve(as_float(self._users.batch(rows)), account)
+            self.benign += count
