@@ -114,11 +114,8 @@ class AwareThief(Thief):
         known = self.recovered(images, targets, stage)
         if known.objective is cross_entropy:
             return (maker or self.make)(known.images, known.targets, stage)
-        if maker is not None:
-            raise OptionError(
-                f"'{self.plan.training[-1].spec}' changes the loss, and this strategy trains its clones in its own way; "
-                "fix: combine it with knockoff or a Jacobian attack"
-            )
+        if maker is not None:  # a method of a plug-in that does not say so: `Composed` refuses the others beforehand
+            raise OptionError("a recovery changed the loss of clones that are trained in a way of their own")
         clone = self.new_clone("final")
         return clone, self.train(clone, known.images, known.targets, stage, objective=known.objective)
 

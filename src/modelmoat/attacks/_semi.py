@@ -38,6 +38,11 @@ class SemiSupervised(Attack):
         require(self.steps >= 1, f"{self.name}:steps={self.steps}: expected at least 1")
 
     @property
+    def own_training(self) -> bool:
+        """Its loss is the attack."""
+        return True
+
+    @property
     def uses_rest(self) -> bool:
         """Whether it trains on images that were not asked."""
         return True

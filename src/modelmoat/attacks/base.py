@@ -76,6 +76,11 @@ class Attack(Method):
         Most attacks know nothing of it.
         """
 
+    @property
+    def own_training(self) -> bool:
+        """Whether it trains clones in a way of its own, in which a recovery's loss has no place."""
+        return False
+
     def beside(self) -> Attack | None:
         """Another attack, without which the numbers of this one say little; it is run too."""
         return None

@@ -69,6 +69,12 @@ class Composed(Attack):
             f"'{self.attack.spec}' learn as they ask; fix: a recovery that looks at one answer at a time, such as "
             "temperature, or another attack",
         )
+        for step in self.recoveries:
+            require(
+                not (step.changes_loss and self.attack.own_training),
+                f"'{step.spec}' changes the loss, and '{self.attack.spec}' trains its clones in its own way; fix: combine it "
+                "with knockoff or a Jacobian attack",
+            )
         usable = frozenset(kind for kind in sorted(self.attack.outputs) if self._stuck(kind) is None)
         if not usable:
             raise OptionError(self._stuck("probabilities") or f"'{self.spec}' cannot use any kind of answers")

@@ -34,6 +34,11 @@ class Copycat(Attack):
     paper: ClassVar[str] = "Correia-Silva et al., Copycat CNN, IJCNN 2018"
     knows: ClassVar[str] = "input size, number of classes, a pool of images; not the victim's data or architecture"
 
+    @property
+    def own_training(self) -> bool:
+        """Rows are repeated by label before the training."""
+        return self.balance
+
     def check(self, budgets: Sequence[int], pool_size: int) -> None:
         """Each image is sent at most once."""
         checked_budgets(budgets, pool_size)

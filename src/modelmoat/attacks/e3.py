@@ -73,6 +73,11 @@ class E3(Attack):
             require(0 < value <= 1, f"{self.name}:{key}={value}: expected a share in (0, 1]")
         require(0 < self.floor < 0.1, f"{self.name}:floor={self.floor}: expected a small number, such as 1e-7")
 
+    @property
+    def own_training(self) -> bool:
+        """Two stages, in the log domain."""
+        return True
+
     def check(self, budgets: Sequence[int], pool_size: int) -> None:
         """Each image is sent at most once."""
         checked_budgets(budgets, pool_size)

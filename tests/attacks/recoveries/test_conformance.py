@@ -168,3 +168,16 @@ def test_impossible_budgets_are_refused_before_anything_is_asked(
     with pytest.raises(OptionError, match="at least 1 query"):
         rob("knockoff", name, budgets)
     assert steal.last.answered == 0
+
+
+@pytest.mark.parametrize("strategy", ["copycat", "e3", "mixmatch", "fixmatch", "s4l"])
+def test_a_loss_of_its_own_is_refused_where_a_strategy_has_one_too(strategy: str) -> None:
+    losses = [name for name in RECOVERIES.names() if RECOVERIES.get(name).changes_loss]
+    assert "transition" in losses
+    for name in losses:
+        with pytest.raises(
+            OptionError, match=f"'{name}.*' changes the loss, and '{strategy}' trains its clones in its"
+        ):
+            parse_attack(f"{strategy}+{name}")
+    assert parse_attack(f"{strategy}+averaging").spec
+    assert parse_attack("copycat:balance=false+transition").spec

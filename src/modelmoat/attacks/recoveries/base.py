@@ -32,9 +32,11 @@ class Recovery(Method):
     Class attributes that listings and conformance tests read:
         outputs: kinds of answers that it can use.
         knows: what the attacker is given for it, in words.
+        changes_loss: clones have to be trained by a loss of its own.
     """
 
     outputs: ClassVar[frozenset[OutputKind]] = ANY
+    changes_loss: ClassVar[bool] = False
     knows: ClassVar[str]
 
     def knowledge(self) -> str:

@@ -34,6 +34,7 @@ class Transition(Recovery):
     confident: float = 0.5
     """Share of each class, the surest, that the estimate counts."""
 
+    changes_loss: ClassVar[bool] = True
     paper: ClassVar[str] = "Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017"
     knows: ClassVar[str] = "expects labels that are wrong at random, by class"
 
