@@ -10,9 +10,10 @@ from filelock import FileLock
 from torch import Tensor
 
 from modelmoat.assessment import assess
+from modelmoat.assessment.folder import RunFolder
 from modelmoat.attacks import Theft, Thief, create_attack
 from modelmoat.attacks.knockoff import Knockoff
-from modelmoat.core.errors import RunError
+from modelmoat.core.errors import ModelmoatError, OptionError, RunError
 from modelmoat.core.records import RECORDS_FILE, Record, read_records
 from modelmoat.core.runs import RUN_FILE, read_run
 from modelmoat.defenses import create_defense, parse_defense
@@ -50,24 +51,35 @@ def test_a_run_that_failed_between_records_ends_like_one_that_did_not(
     assert journaled(tmp_path / "run") == journaled(tmp_path / "whole")
 
 
-def test_a_clone_that_diverges_stops_no_other(
-    run: Run, lasting: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("kind", [TrainingDiverged, OptionError])
+def test_an_attacker_that_cannot_go_on_stops_no_other(
+    kind: type[ModelmoatError], run: Run, lasting: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = run(tmp_path / "whole", **GRID)
     steal = Knockoff.run
 
     def diverging(self: Knockoff, thief: Thief, budgets: list[int]) -> Iterator[Theft]:
         yield next(steal(self, thief, budgets))
-        raise TrainingDiverged("the mean loss is nan")
+        raise kind("the mean loss is nan")
 
     with monkeypatch.context() as patch:
         patch.setattr(Knockoff, "run", diverging)
-        with pytest.raises(TrainingDiverged, match=r"a clone by knockoff against none, seed 0: .* \(and 1 more\)"):
+        with pytest.raises(kind, match=r"knockoff against none, seed 0: the mean loss is nan \(and 1 more\)"):
             run(**GRID)
     kept = [lasting(record) for record in read_records(tmp_path / "run")]
     expected = [lasting(record) for record in whole if (record.attack, record.budget) != ("knockoff", 25)]
     assert kept == expected
     assert list(map(lasting, run(**GRID))) == list(map(lasting, whole))
+
+
+def test_a_full_disk_stops_all(run: Run, monkeypatch: pytest.MonkeyPatch, asked: list[Tensor]) -> None:
+    def full(*_: object) -> None:
+        raise RunError("no space left")
+
+    monkeypatch.setattr(RunFolder, "add", full)
+    with pytest.raises(RunError, match=r"no space left$"):
+        run(**GRID)
+    assert len(asked) == 10  # for the first record; nothing else was begun
 
 
 @pytest.mark.parametrize("stages", [1, 4, 16, 30])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
@@ -172,6 +173,15 @@ def test_what_cannot_be_prepared_is_refused() -> None:
         CHEAP.prepare(Preparation(predictor=victim(channels=2), train=pairs))
     with pytest.raises(OptionError, match="prepare"):
         CHEAP.respond(clean_answers(victim(), held_out()[:2], "someone"))
+
+
+def test_an_attackers_copy_does_without_images_that_it_has_sent() -> None:
+    cheap = Edm(members=2, epochs=1, hash_epochs=1, ood="digits", arch="small_cnn")
+    copy = Preparation(predictor=victim(), train=few(), simulated=True)
+    assert cheap.prepare(copy).respond(clean_answers(victim(), held_out()[:2], "someone")).shape == (2, 10)
+    everything = replace(copy, train=load("digits"))
+    with pytest.raises(DataError, match="edm:ood=digits: all its images are among the attacker's own"):
+        cheap.prepare(everything)
 
 
 def test_rows_that_are_no_answers_are_refused() -> None:

@@ -59,7 +59,8 @@ class DefenseInsight:
             OptionError: it cannot be prepared so.
         """
         method = _with_own_secrets(self._method(assumed), seed)
-        preparation = Preparation(predictor=TorchPredictor(stand_in), train=images, seed=seed, device=device)
+        stood_in = TorchPredictor(stand_in)
+        preparation = Preparation(predictor=stood_in, train=images, seed=seed, device=device, simulated=True)
         try:
             ready = method.prepare(preparation)
         except DataError as error:

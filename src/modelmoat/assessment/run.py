@@ -20,6 +20,7 @@ from modelmoat.assessment.suites import has_a_use
 from modelmoat.assessment.utility import Utility, evaluate_theft, measure_utility
 from modelmoat.attacks import Attack, Theft, Thief
 from modelmoat.attacks.clones import CloneCache
+from modelmoat.core.errors import ModelmoatError, RunError, UsageError
 from modelmoat.core.records import Record
 from modelmoat.core.runs import now
 from modelmoat.defenses import Defense, parse_defense
@@ -55,6 +56,9 @@ class _Job:
     cells: dict[int, str]
     missing: frozenset[int]
 
+    def __str__(self) -> str:
+        return f"{self.attack.spec} against {self.defense.spec}, seed {self.seed}"
+
 
 def assess(
     spec: AssessmentSpec, out: Path, *, command: list[str] | None = None, observer: Observer | None = None
@@ -66,7 +70,10 @@ def assess(
 
     Raises:
         UsageError: the specification, or what it names, cannot be used.
-        TrainingDiverged: the loss of a clone is no longer a number. It is raised when all other cells have their records.
+        TrainingDiverged: the loss of a clone is no longer a number.
+
+    An attacker that cannot go on stops no other: its error is raised when all other cells have their records. A folder that
+    cannot be written (`RunError`) stops at once.
     """
     with locked(out):
         scene = set_scene(spec)
@@ -136,7 +143,7 @@ class _Run:
         done = sum(len(job.cells) - len(job.missing) for job in jobs)
         total = sum(len(job.cells) for job in jobs)
         self._tell(done, total)
-        diverged: list[TrainingDiverged] = []
+        failed: list[ModelmoatError] = []
         for job in jobs:
             try:
                 for record in self._run(job) if job.missing else ():
@@ -144,12 +151,14 @@ class _Run:
                         self._folder.add(record)
                     done += 1
                     self._tell(done, total)
-            except TrainingDiverged as error:
-                diverged.append(error)
+            except RunError:
+                raise
+            except (TrainingDiverged, UsageError) as error:
+                failed.append(type(error)(f"{job}: {error}"))
         self._folder.finish()
-        if diverged:
-            others = f" (and {len(diverged) - 1} more)" if diverged[1:] else ""
-            raise TrainingDiverged(f"{diverged[0]}{others}")
+        if failed:
+            others = f" (and {len(failed) - 1} more)" if failed[1:] else ""
+            raise type(failed[0])(f"{failed[0]}{others}")
         by_cell = {record.cell: record for record in self._folder.records}
         return [by_cell[cell] for job in jobs for cell in job.cells.values()]
 
@@ -177,19 +186,14 @@ class _Run:
             self._scene.predictor, defense=self._ready(job), output=self._spec.output, memory=self._memory
         ).with_ledger(max(job.missing), journal)
         budgets = [budget for budget in job.cells if budget <= max(job.missing)]
-        try:
-            for theft in job.attack.run(self._thief(victim, job), budgets):
-                if theft.clone is None:
-                    continue
-                utility = self._utility(job, victim)
-                if self._spec.keep_clones:
-                    self._keep(job, theft, theft.clone)
-                robustness = self._probe.measure(victim, theft.clone, utility.served) if self._probe else None
-                yield self._record(job, theft, utility, robustness, max(1, len(victim.ledger.by_account)))
-        except TrainingDiverged as error:
-            raise TrainingDiverged(
-                f"a clone by {job.attack.spec} against {job.defense.spec}, seed {job.seed}: {error}"
-            ) from error
+        for theft in job.attack.run(self._thief(victim, job), budgets):
+            if theft.clone is None:
+                continue
+            utility = self._utility(job, victim)
+            if self._spec.keep_clones:
+                self._keep(job, theft, theft.clone)
+            robustness = self._probe.measure(victim, theft.clone, utility.served) if self._probe else None
+            yield self._record(job, theft, utility, robustness, max(1, len(victim.ledger.by_account)))
 
     def _utility(self, job: _Job, victim: Victim) -> Utility:
         """What the defense costs now; where it has no state, measured once for all attacks and budgets of a seed.

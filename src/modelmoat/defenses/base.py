@@ -27,12 +27,15 @@ class Preparation:
         train: the victim's training images; never its test images.
         seed: of every random draw of the preparation.
         device: where networks of the defense run.
+        simulated: an attacker's copy of the defense: where images that the method itself reads are among the training
+            images, the copy does without them instead of being refused.
     """
 
     predictor: Predictor
     train: ImageSet
     seed: int = 0
     device: str = "cpu"
+    simulated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

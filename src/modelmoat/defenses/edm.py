@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modelmoat.core.errors import DataError, require
 from modelmoat.core.seeds import derive, generator
-from modelmoat.data import ImageSet, check_foreign, load_foreign, refuse_overlap
+from modelmoat.data import ImageSet, check_foreign, load_foreign, overlap, refuse_overlap
 from modelmoat.data.foreign import NOISE, PATCHES
 from modelmoat.defenses._surrogate import blank_network, network_facts, random_network
 from modelmoat.defenses.base import DEFENSES, Preparation
@@ -103,6 +103,10 @@ class Edm(PreparableDefense):
                 f"{predictor.num_classes}; fix: prepare it with the images that the victim was trained on"
             )
         foreign = load_foreign(self.ood, train.shape, most=self.ood_images, seed=preparation.seed, owner="edm")
+        if preparation.simulated:
+            foreign = foreign.take((~overlap(foreign, train)).nonzero()[:, 0])
+            if not len(foreign):
+                raise DataError(f"edm:ood={self.ood}: all its images are among the attacker's own; fix: another pool")
         refuse_overlap(f"edm:ood={self.ood}", foreign, [train])
         helper = self._train_helper(train.shape, preparation.seed, preparation.device)
         members = self._train_members(preparation, foreign)
