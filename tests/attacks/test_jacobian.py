@@ -24,20 +24,24 @@ NAMES = ["jbda", "jbda:rule=away", "jb_self", "jb_top3", "jbda_tr"]
 class Linear(Network):
     """Logits W x + b."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
-        self.head = nn.Linear(PIXELS, CLASSES)
+        self.head = nn.Linear(PIXELS, classes)
         random = torch.Generator().manual_seed(5)
-        self.head.weight.data = torch.randn(CLASSES, PIXELS, generator=random)
-        self.head.bias.data = torch.randn(CLASSES, generator=random)
+        self.head.weight.data = torch.randn(classes, PIXELS, generator=random)
+        self.head.bias.data = torch.randn(classes, generator=random)
 
     def features(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
 
+def linear(classes: int = CLASSES) -> Classifier:
+    return Classifier(Linear(classes), arch="linear", input_shape=SHAPE, mean=(0.2, 0.4), std=(0.5, 0.25)).eval()
+
+
 @pytest.fixture
 def clone() -> Classifier:
-    return Classifier(Linear(), arch="linear", input_shape=SHAPE, mean=(0.2, 0.4), std=(0.5, 0.25)).eval()
+    return linear()
 
 
 @pytest.fixture
@@ -146,11 +150,16 @@ def test_top3_targets_are_the_clones_likeliest_wrong_classes() -> None:
 
 
 @pytest.mark.parametrize("name", ["jb_top3", "jbda_tr"])
-def test_two_classes_leave_one_wrong_class(name: str) -> None:
-    logits, labels = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2
-    for variant in range(3):
-        targets = create_attack(name).targets_for(logits, labels, variant, torch.Generator())
-        assert torch.equal(targets, 1 - labels)
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_an_input_gets_no_more_variants_than_there_are_wrong_classes(name: str, classes: int, inputs: Tensor) -> None:
+    labels = torch.arange(len(inputs)) % classes
+    attack = create_attack(name, epsilon=0.01)  # so little that the same variants would be the same pixels
+    assert isinstance(attack, JacobianAttack)
+    made = attack.craft(linear(classes), inputs, labels, torch.Generator().manual_seed(0))
+    variants = min(3, classes - 1)
+    assert made.shape == (len(inputs), variants, *SHAPE)
+    if name == "jb_top3":
+        assert all(len(each.flatten(1).unique(dim=0)) == variants for each in made)
 
 
 def test_tr_targets_are_uniform_over_wrong_classes() -> None:

@@ -167,7 +167,7 @@ class TargetedJacobian(JacobianAttack):
 
     seeds: int = 1000
     variants: int = 3
-    """New inputs from each input."""
+    """New inputs from each input, and no more than there are wrong classes to pull towards."""
     epsilon: float = 0.1
     """How far a variant may be from its input, in L-infinity, pixels in [0, 1]."""
     iterations: int = 8
@@ -184,15 +184,24 @@ class TargetedJacobian(JacobianAttack):
         """Wrong classes to pull towards, int64 [N]; called before every step."""
 
     def craft(self, clone: Classifier, inputs: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
-        """[N, variants, C, H, W]."""
-        return torch.stack(
-            [self._pull(clone, inputs, labels, variant, random) for variant in range(self.variants)], dim=1
-        )
-
-    def _pull(self, clone: Classifier, inputs: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
-        moved = inputs
+        """[N, V, C, H, W], where V is ``variants``, or the number of wrong classes if that is less."""
         with torch.no_grad():
             first = clone(inputs)
+        variants = min(self.variants, first.shape[1] - 1)
+        return torch.stack(
+            [self._pull(clone, inputs, first, labels, variant, random) for variant in range(variants)], dim=1
+        )
+
+    def _pull(
+        self,
+        clone: Classifier,
+        inputs: Tensor,
+        first: Tensor,
+        labels: Tensor,
+        variant: int,
+        random: torch.Generator,
+    ) -> Tensor:
+        moved = inputs
         for _ in range(self.iterations):
             wanted = self.targets_for(first, labels, variant, random).to(inputs.device)
             leaf = moved.detach().clone().requires_grad_()

@@ -20,8 +20,7 @@ class JBTop3(TargetedJacobian):
     paper: ClassVar[str] = "Orekondy et al., Prediction Poisoning, ICLR 2020 (jb-top3)"
 
     def targets_for(self, logits: Tensor, labels: Tensor, variant: int, random: torch.Generator) -> Tensor:
-        """The ``variant``-th most likely class but the label; the last one where there are too few classes."""
+        """The ``variant``-th most likely class but the label."""
         del random
         wrong = logits.scatter(1, labels[:, None], -torch.inf)
-        rank = min(variant, logits.shape[1] - 2)
-        return wrong.topk(rank + 1, dim=1).indices[:, rank]
+        return wrong.topk(variant + 1, dim=1).indices[:, variant]
