@@ -62,12 +62,12 @@ def test_every_copy_for_an_average_is_charged_and_inputs_are_whole(budget: int, 
 
 
 @pytest.mark.parametrize("name", ["dfme", "maze", "jbda", "knockoff"])
-def test_a_budget_past_the_limit_is_refused_before_the_call_that_would_overshoot(
+def test_a_budget_past_the_limit_is_refused_before_anything_is_paid(
     name: str, steal: Callable, quick: Callable
 ) -> None:
-    with pytest.raises(BudgetExhausted):
-        steal(quick(name), [50], limit=45)
-    assert steal.last.victim.ledger.sent == steal.last.answered <= 45
+    with pytest.raises(BudgetExhausted, match=r"50 queries: the victim answers 45 more; nothing was asked"):
+        steal(quick(name), [20, 50], limit=45)
+    assert steal.last.victim.ledger.sent == steal.last.answered == 0
 
 
 # On digits: a victim trained to the end, and the test images that nobody else saw

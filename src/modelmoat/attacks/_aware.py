@@ -79,6 +79,10 @@ class AwareThief(Thief):
         means = {**means, "wanted": wanted, "accounts": plan.accounts or thief.accounts}
         return cls(**means, plan=plan, plain=thief, goal=goal)  # type: ignore[arg-type]
 
+    def check_affordable(self, count: int) -> None:
+        """As `Thief.check_affordable`, for inputs with all their copies."""
+        super().check_affordable(count * self.plan.copies)
+
     def query(self, inputs: Tensor) -> Answers:
         """Answers after the recoveries that act on each; every copy that is sent is charged."""
         repeated = self.plan.repeated

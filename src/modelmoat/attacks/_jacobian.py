@@ -107,6 +107,7 @@ class _TransferSet:
     """Answered inputs, and the budgets that growing past them completes."""
 
     def __init__(self, attack: JacobianAttack, thief: Thief, budgets: list[int]) -> None:
+        thief.check_affordable(budgets[-1])
         self._attack, self._thief = attack, thief
         self._waiting = list(budgets)
         self._inputs: list[Tensor] = []

@@ -53,6 +53,7 @@ class Stream:
     """
 
     def __init__(self, thief: Thief, budgets: list[int]) -> None:
+        thief.check_affordable(budgets[-1])
         self._thief = thief
         self._waiting = list(budgets)
         self._goal = budgets[-1]

@@ -65,6 +65,7 @@ class TransferSet:
     """
 
     def __init__(self, attack: Attack, thief: Thief, budgets: list[int], maker: CloneMaker | None = None) -> None:
+        thief.check_affordable(budgets[-1])
         self._attack, self._thief, self._maker = attack, thief, maker
         self._waiting = list(budgets)
         self._places: list[Tensor] = []

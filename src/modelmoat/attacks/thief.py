@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modelmoat.attacks.clones import CloneCache
 from modelmoat.attacks.insight import Insight
+from modelmoat.core.errors import BudgetExhausted
 from modelmoat.core.seeds import derive, generator
 from modelmoat.data import ImageSet
 from modelmoat.models import Classifier, Start, create_network
@@ -118,6 +119,14 @@ class Thief:
     def pool_order(self) -> Tensor:
         """The pool's rows in this attacker's random order."""
         return torch.randperm(len(self.pool), generator=generator(self.seed, "attack", "pool"))
+
+    def check_affordable(self, count: int) -> None:
+        """Raise `BudgetExhausted` where so many inputs are more than the victim still answers; asks nothing."""
+        left = self.victim.ledger.left
+        if left is not None and count > left:
+            raise BudgetExhausted(
+                f"{count:,} queries: the victim answers {left:,} more; nothing was asked; fix: a budget of at most {left:,}"
+            )
 
     def query(self, inputs: Tensor) -> Answers:
         """Send inputs; every one of them is charged."""
