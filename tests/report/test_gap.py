@@ -68,6 +68,11 @@ def test_budgets_are_equal_and_baselines_do_not_count(grid: Any, make: Any) -> N
     assert [gap.floor for gap in gaps(rows)] == pytest.approx([0.71])
 
 
+@pytest.mark.parametrize("kind", ["label", "probabilities+explanation"])
+def test_where_labels_are_no_floor_there_is_no_gap(kind: str, grid: Any) -> None:
+    assert gaps([record.model_copy(update={"output_kind": kind}) for record in grid((0.7, 0.7))]) == []
+
+
 def test_without_a_floor_there_is_no_gap(grid: Any) -> None:
     assert gaps([record for record in grid((0.7, 0.7)) if record.defense != "label_only"]) == []
 

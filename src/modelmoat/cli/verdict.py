@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from modelmoat.core.records import Record
-from modelmoat.report import actions, caveats, gap_sentences, gaps, headline, summarize, verdict
+from modelmoat.report import actions, baseline_sentences, caveats, gap_sentences, gaps, headline, summarize, verdict
 
 
 def print_verdict(
@@ -19,9 +19,8 @@ def print_verdict(
     summary = summarize(records, target_fidelity)
     console.print()
     console.print(headline(summary), style="bold")
-    for sentence in [*verdict(summary, price_per_1000), *caveats(summary)]:
-        console.print(f"  {sentence}")
-    for sentence in gap_sentences(gaps(records)):
+    told = [*verdict(summary, price_per_1000), *caveats(summary)]
+    for sentence in [*told, *baseline_sentences(records), *gap_sentences(gaps(records))]:
         console.print(f"  {sentence}")
     console.print("Next:")
     for action in actions(summary):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelmoat.report.advice import actions, headline, verdict
+from modelmoat.report.baseline import baseline_sentences
 from modelmoat.report.caution import caveats
 from modelmoat.report.gap import Gap, gap_sentences, gaps
 from modelmoat.report.summary import Best, DefenseResult, Reach, Summary, summarize
@@ -23,6 +24,7 @@ __all__ = [
     "Reach",
     "Summary",
     "actions",
+    "baseline_sentences",
     "caveats",
     "gap_sentences",
     "gaps",

@@ -14,6 +14,7 @@ from modelmoat.core.records import Record
 from modelmoat.metrics.intervals import Interval, mean_interval
 from modelmoat.report.curves import is_undefended
 from modelmoat.report.wording import count, half_width, listed, percent, signed_points
+from modelmoat.victims.answers import EXPLAINED
 
 FLOOR = "label_only"
 _CHANGED = 0.0005  # share of labels under which none count as changed
@@ -39,8 +40,11 @@ class Gap:
 
 
 def gaps(records: Sequence[Record]) -> list[Gap]:
-    """One for each victim, defense and its largest budget, the smallest gap first; none without rows of ``label_only``."""
-    asked = [record for record in records if record.sent and record.output_kind != "label"]
+    """One for each victim, defense and its largest budget, the smallest gap first; none without rows of ``label_only``.
+
+    There is no floor where answers are labels anyway, or where explanations of the undefended model come with them.
+    """
+    asked = [record for record in records if record.sent and record.output_kind not in ("label", EXPLAINED)]
     found = [_gap(own, asked) for own in _by_defense(asked)]
     return sorted((gap for gap in found if gap), key=lambda gap: gap.gap.mean)
 

@@ -17,6 +17,7 @@ from modelmoat.core.errors import RunError
 from modelmoat.core.records import RECORDS_FILE, Record, read_records
 from modelmoat.core.runs import RUN_FILE, RunInfo, read_run
 from modelmoat.report import advice, caution, wording
+from modelmoat.report.baseline import baseline_sentences
 from modelmoat.report.charts import Dot, curve_chart, tradeoff_chart
 from modelmoat.report.curves import Point, aggregate, curves, one_victim, thefts
 from modelmoat.report.gap import gaps
@@ -55,6 +56,7 @@ def render(directory: Path) -> str:
         looks=looks,
         shown=shown,
         **_verdict(summary, info),
+        caveats=[*caution.caveats(summary), *baseline_sentences(records)],
         **_drawings(chosen, shown, summary),
         columns=columns(points),
         rows=rows(points),
@@ -90,7 +92,6 @@ def _verdict(summary: Summary, info: RunInfo) -> dict[str, Any]:
         "headline": advice.headline(summary),
         "verdict": advice.verdict(summary, info.price_per_1000),
         "actions": advice.actions(summary),
-        "caveats": caution.caveats(summary),
         "reach": advice.reach_phrase,
     }
 
