@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 
 from modelmoat.assessment.suites import SUITES, Suite, find_suite
+from modelmoat.attacks import ATTACKS, RECOVERIES, parse_attack
 from modelmoat.core.errors import OptionError, UnknownReference
 from modelmoat.core.records import Record
 from modelmoat.defenses import parse_defense
+from modelmoat.victims import OutputFormat
 
 Run = Callable[..., list[Record]]
 
@@ -32,6 +35,9 @@ def test_every_attacker_of_a_suite_exists_and_is_named_once(name: str) -> None:
 def test_larger_suites_hold_the_smaller_ones() -> None:
     quick, standard, full = (set(SUITES[name].attacks) for name in ("quick", "standard", "full"))
     assert quick < standard < full
+    assert {attack.partition(":")[0] for attack in full} >= set(ATTACKS.names())
+    recoveries = {step.partition(":")[0] for attack in full for step in attack.split("+")[1:]}
+    assert recoveries | {"label_only"} >= set(RECOVERIES.names())  # the same as targets=label
 
 
 def test_an_unknown_suite_names_the_known_ones(spec: Callable) -> None:
@@ -54,6 +60,28 @@ def test_a_suite_attacks_what_it_can_and_says_what_stays_out(few: None, run: Run
     accounts = {record.attack: record.accounts for record in records if record.sent}
     assert accounts["knockoff+accounts:count=3"] == 3
     assert accounts["knockoff"] == 1
+
+
+def test_a_suite_of_which_nothing_fits_is_refused_before_the_first_query(
+    run: Run, monkeypatch: pytest.MonkeyPatch, asked: list[Any]
+) -> None:
+    monkeypatch.setitem(SUITES, "bare", Suite("bare", 1, ("megex",)))
+    with (
+        pytest.warns(UserWarning, match="megex of the suite stays out"),
+        pytest.raises(OptionError, match="suite 'bare': no attacker in it fits"),
+    ):
+        run(attacks=(), suite="bare", budgets=(20,))
+    assert asked == []
+
+
+def test_answers_with_explanations_are_answers(run: Run, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        records = run(attacks=(), suite="quick", budgets=(20,), output=OutputFormat.parse("probabilities+explanation"))
+    plain = run(tmp_path / "plain", attacks=(parse_attack("knockoff"),), budgets=(20,))
+    by_attack = {record.attack: record.clone_accuracy for record in records}
+    assert {"knockoff", "knockoff:targets=label", "no_victim:labels=none"} <= by_attack.keys()
+    assert by_attack["knockoff"] == next(record.clone_accuracy for record in plain)
 
 
 def test_an_attacker_with_images_of_the_victims_kind_asks_those(few: None, run: Run) -> None:
@@ -81,8 +109,6 @@ def test_labels_of_a_defense_that_keeps_them_are_learned_once(run: Run, monkeypa
 
 
 def parse_attacks(*specs: str) -> tuple[Any, ...]:
-    from modelmoat.attacks import parse_attack
-
     return tuple(map(parse_attack, specs))
 
 

@@ -327,7 +327,9 @@ def test_dfms_asks_no_image_twice_and_draws_shapes_where_told(
 def test_a_victim_that_answers_labels_is_refused_before_the_first_query(
     name: str, steal: Callable, quick: Callable
 ) -> None:
-    with pytest.raises(OptionError, match=rf"attack '{name}.* needs probabilities; the victim answers with label; fix"):
+    with pytest.raises(
+        OptionError, match=rf"attack '{name}.* needs probabilities .*; the victim answers with label; fix"
+    ):
         steal(quick(name), [20], output="label")
     assert steal.last.answered == 0
 

@@ -20,7 +20,7 @@ from modelmoat.assessment.suites import has_a_use
 from modelmoat.assessment.utility import Utility, evaluate_theft, measure_utility
 from modelmoat.attacks import Attack, Theft, Thief
 from modelmoat.attacks.clones import CloneCache
-from modelmoat.core.errors import ModelmoatError, RunError, UsageError
+from modelmoat.core.errors import ModelmoatError, RunError, UsageError, require
 from modelmoat.core.records import Record
 from modelmoat.core.runs import now
 from modelmoat.defenses import Defense, parse_defense
@@ -80,6 +80,10 @@ def assess(
         _check_defenses(spec, scene)
         _check_attackers(spec, scene)
         _tell_left_out(scene)
+        require(
+            bool(scene.attackers),
+            f"suite '{spec.suite}': no attacker in it fits this victim, its answers and this pool; fix: others, by --attack",
+        )
         probe = _probe(spec, scene, observer)
         run = _Run(spec, scene, RunFolder(out, spec, scene, command or []), observer, probe)
         return run.records()

@@ -71,11 +71,13 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     """
     subject = load_subject(spec.subject())
     predictor, splits = subject.predictor, subject.splits
-    _check_output(spec, predictor)
-    pool = _pool(spec, splits, subject.data_seed)
+    check_output(spec, predictor.reference, predictor.num_classes)
+    pool = usable_pool(spec, load(spec.pool, seed=subject.data_seed), splits)
+    for attack in spec.attackers:
+        check_attack(attack, spec, pool, splits, subject.data_seed)
     _warn_of_known_pool(subject, pool)
-    start = _start(spec, predictor, pool)
-    fitting, left_out = _suite(spec, subject, pool)
+    start = find_start(spec, _own_arch(predictor), predictor.num_classes, pool)
+    fitting, left_out = fit_suite(spec, pool, splits, subject.data_seed)
     return Scene(
         subject=subject,
         pool=pool,
@@ -87,13 +89,15 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     )
 
 
-def _suite(spec: AssessmentSpec, subject: Subject, pool: ImageSet) -> tuple[list[Attack], dict[str, str]]:
+def fit_suite(
+    spec: AssessmentSpec, pool: ImageSet, splits: Splits, seed: int
+) -> tuple[list[Attack], dict[str, str]]:
     """The suite's attackers that fit victim, pool and budgets, and why each other one does not."""
     fitting, left_out = [], {}
     for attack in spec.found_suite.attackers() if spec.found_suite else ():
         try:
-            own = _pool_of(attack, pool, subject.splits, subject.data_seed)
-            reason = misfit(attack, own, spec.budgets, subject.splits.test.num_classes, spec.output)
+            own = _pool_of(attack, pool, splits, seed)
+            reason = misfit(attack, own, spec.budgets, splits.test.num_classes, spec.output)
         except OptionError as error:
             reason = str(error)
         if reason is None:
@@ -103,28 +107,30 @@ def _suite(spec: AssessmentSpec, subject: Subject, pool: ImageSet) -> tuple[list
     return fitting, left_out
 
 
-def _check_output(spec: AssessmentSpec, predictor: Predictor) -> None:
+def check_output(spec: AssessmentSpec, victim: str, num_classes: int) -> None:
+    """Raise `OptionError` where more classes are asked for than the victim has."""
     asked = spec.output.k
-    if asked is not None and asked > predictor.num_classes:
+    if asked is not None and asked > num_classes:
         raise OptionError(
-            f"output {spec.output}: victim '{predictor.reference}' has {predictor.num_classes} classes; "
-            f"fix: top{predictor.num_classes} or fewer"
+            f"output {spec.output}: victim '{victim}' has {num_classes} classes; fix: top{num_classes} or fewer"
         )
 
 
-def _pool(spec: AssessmentSpec, splits: Splits, seed: int) -> ImageSet:
-    pool = load(spec.pool, seed=seed)
+def usable_pool(spec: AssessmentSpec, pool: ImageSet, splits: Splits) -> ImageSet:
+    """The pool, without images of the victim where that is asked for; raises `DataError` where it does not fit the victim."""
     if pool.shape != splits.test.shape:
         raise DataError(
             f"pool '{spec.pool}' has images of {by(pool.shape)}, the victim takes {by(splits.test.shape)} "
             f"(channels x height x width); fix: --pool {spec.pool},{reshape_options(pool.shape, splits.test.shape)}"
         )
-    pool = _without_overlap(spec, pool, splits)
-    for attack in spec.attackers:
-        own = _pool_of(attack, pool, splits, seed)
-        attack.check(spec.budgets, len(own))
-        attack.check_fit(own, splits.test.num_classes)
-    return pool
+    return _without_overlap(spec, pool, splits)
+
+
+def check_attack(attack: Attack, spec: AssessmentSpec, pool: ImageSet, splits: Splits, seed: int) -> None:
+    """Raise `OptionError` where an attacker cannot do with its inputs and the victim's classes; asks nothing."""
+    own = _pool_of(attack, pool, splits, seed)
+    attack.check(spec.budgets, len(own))
+    attack.check_fit(own, splits.test.num_classes)
 
 
 def _pool_of(attack: Attack, pool: ImageSet, splits: Splits, seed: int) -> ImageSet:
@@ -173,15 +179,16 @@ def _without_overlap(spec: AssessmentSpec, pool: ImageSet, splits: Splits) -> Im
     return pool
 
 
-def _start(spec: AssessmentSpec, predictor: Predictor, pool: ImageSet) -> Start | None:
+def find_start(spec: AssessmentSpec, own_arch: str | None, num_classes: int, pool: ImageSet) -> Start | None:
+    """Weights that clones start from, if any; raises as `load_start` does."""
     if spec.clone_init is None:
         return None
     mean, std = pixel_statistics(pool)
     return load_start(
         spec.clone_init,
         arch=spec.clone_arch,
-        default_arch=_own_arch(predictor),
-        num_classes=predictor.num_classes,
+        default_arch=own_arch,
+        num_classes=num_classes,
         input_shape=pool.shape,
         mean=mean,
         std=std,

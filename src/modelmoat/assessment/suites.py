@@ -37,11 +37,20 @@ _REST = (
     "s4l",
     "knockoff_adaptive",
     "inversenet",
+    "jbda",
     "jbda_tr",
     "jb_self",
     "jb_top3",
     "disguide",
+    "disguide:targets=label",
     "dfme",
+    "maze",
+    "dfms",
+    "dfms:targets=label",
+    "dfhl_rs",
+    "best",
+    "megex",
+    "zsdb3kd",
     "knockoff+averaging",
     "knockoff+averaging:copies=10",
     "knockoff+averaging:over=repeats",
@@ -83,7 +92,7 @@ SUITES: Final = {
     for suite in (
         Suite("quick", 2, (*_NAIVE, *_CHEAP, *_BASELINES)),
         Suite("standard", 3, (*_NAIVE, *_CHEAP, *_STRONG, *_BASELINES)),
-        Suite("full", 2, (*_NAIVE, *_CHEAP, *_STRONG, *_REST, *_BASELINES)),
+        Suite("full", 3, (*_NAIVE, *_CHEAP, *_STRONG, *_REST, *_BASELINES)),
     )
 }
 

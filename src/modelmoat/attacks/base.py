@@ -15,10 +15,10 @@ from modelmoat.core.errors import OptionError
 from modelmoat.core.registry import Method, Registry
 from modelmoat.data import ImageSet
 from modelmoat.victims import Answers
-from modelmoat.victims.answers import OutputKind
+from modelmoat.victims.answers import EXPLAINED, OutputKind
 
 Targets = Literal["soft", "label"]
-ANY_OUTPUT: frozenset[OutputKind] = frozenset({"probabilities", "top-k", "label"})
+ANY_OUTPUT: frozenset[OutputKind] = frozenset({"probabilities", "top-k", "label", EXPLAINED})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -12,7 +12,7 @@ from modelmoat.attacks._stream import Stream
 from modelmoat.attacks.base import ATTACKS
 from modelmoat.attacks.thief import Theft, Thief
 from modelmoat.core.errors import require
-from modelmoat.victims.answers import OutputKind
+from modelmoat.victims.answers import EXPLAINED, OutputKind
 
 _MILESTONES, _FALL = (0.1, 0.3, 0.5), 0.3
 
@@ -38,7 +38,7 @@ class DFME(DataFree):
     """How far along them, in L2, before images are squashed to pixels."""
 
     paper: ClassVar[str] = "Truong et al., Data-Free Model Extraction, CVPR 2021"
-    outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities"})
+    outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities", EXPLAINED})
 
     def __post_init__(self) -> None:
         super().__post_init__()

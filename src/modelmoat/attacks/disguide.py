@@ -17,7 +17,7 @@ from modelmoat.attacks.base import ATTACKS
 from modelmoat.attacks.thief import Theft, Thief
 from modelmoat.core.errors import require
 from modelmoat.core.seeds import generator
-from modelmoat.victims.answers import OutputKind
+from modelmoat.victims.answers import EXPLAINED, OutputKind
 
 _MILESTONES, _FALL = (0.4, 0.8), 0.3
 
@@ -44,7 +44,7 @@ class DisGUIDE(DataFree):
     """Weight of the balance of classes in the generator's loss."""
 
     paper: ClassVar[str] = "Rosenthal et al., DisGUIDE: Disagreement-Guided Data-Free Model Extraction, AAAI 2023"
-    outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities", "label"})
+    outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities", "label", EXPLAINED})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,7 @@ from modelmoat.attacks.thief import Theft, Thief
 from modelmoat.core.errors import require
 from modelmoat.core.seeds import generator
 from modelmoat.victims import Answers
-from modelmoat.victims.answers import OutputKind
+from modelmoat.victims.answers import EXPLAINED, OutputKind
 
 
 @ATTACKS.register("maze")
@@ -50,7 +50,7 @@ class MAZE(DataFree):
     paper: ClassVar[str] = (
         "Kariyappa et al., MAZE: Data-Free Model Stealing Attack Using Zeroth-Order Gradient Estimation, CVPR 2021"
     )
-    outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities"})
+    outputs: ClassVar[frozenset[OutputKind]] = frozenset({"probabilities", EXPLAINED})
 
     def __post_init__(self) -> None:
         super().__post_init__()
