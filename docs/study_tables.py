@@ -5,7 +5,7 @@ A page asks for one by a comment, ``<!-- table: KIND STUDY [COLUMN] -->``, which
 - ``attacks``: a row for each victim and defense, a column for each attacker, at the largest budget;
 - ``suite``: a row for each attacker, a column for each defense;
 - ``winners``: the best attacker behind each defense, and its gap to the best one behind ``label_only``;
-- ``budgets``: a row for each defense and attacker, a column for each budget.
+- ``budgets``: a row for each victim, defense and attacker, a column for each budget.
 
 Values are the column of the records (``clone_accuracy``), in percent, as mean and 95% Student interval over seeds.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -129,19 +130,17 @@ def winners_table(records: Records) -> str:
 
 
 def budgets_table(records: Records) -> str:
-    """Defenses and attackers by queries sent."""
+    """Victims, defenses and attackers by queries sent."""
     budgets = sorted(records.names("budget"))
-    lines = [
-        [
-            _code(name),
-            _code(attack),
-            *(records.words(_where(records.every, defense_name=name, attack=attack, budget=one)) for one in budgets),
-        ]
-        for name in records.names("defense_name")
-        for attack in records.names("attack")
-        if _where(records.every, defense_name=name, attack=attack)
-    ]
-    return _table(["defense", "attacker", *(f"{one:,}" for one in budgets)], lines)
+    victims = records.names("victim_name")
+    several = len(victims) > 1
+    lines = []
+    for victim, name, attack in product(victims, records.names("defense_name"), records.names("attack")):
+        rows = _where(records.every, victim_name=victim, defense_name=name, attack=attack)
+        if rows:
+            cells = [records.words(_where(rows, budget=budget)) for budget in budgets]
+            lines.append([*[victim] * several, _code(name), _code(attack), *cells])
+    return _table([*["victim"] * several, "defense", "attacker", *(f"{one:,}" for one in budgets)], lines)
 
 
 KINDS: dict[str, Callable[[Records], str]] = {

@@ -121,6 +121,7 @@ class Steal:
         journal: Path | None = None,
         pool: ImageSet | None = None,
         fit: FitSettings = FIT,
+        clone_arch: str = "small_cnn",
         wanted: frozenset[int] | None = None,
         progress: StageProgress | None = None,
     ) -> Heist:
@@ -134,7 +135,7 @@ class Steal:
         thief = Thief(
             victim=victim,
             pool=pool or self.pool,
-            clone_arch="small_cnn",
+            clone_arch=clone_arch,
             fit=fit,
             seed=seed,
             wanted=wanted,

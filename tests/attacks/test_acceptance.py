@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +18,9 @@ import torch.nn.functional as F
 from modelmoat.attacks import parse_attack
 from modelmoat.attacks._zeroth_order import estimated_gradient, unit_directions
 from modelmoat.attacks.thief import CLONE_FIT
-from modelmoat.core.errors import BudgetExhausted
-from modelmoat.data import ImageSet, load, load_splits
-from modelmoat.models import Predictor, load_model
+from modelmoat.core.errors import BudgetExhausted, UnknownReference
+from modelmoat.data import load_splits
+from modelmoat.models import load_model
 from modelmoat.recipes import TrainingJob, create_recipe, train_victim
 from modelmoat.training import as_float, predict_top1
 
@@ -70,44 +72,56 @@ def test_a_budget_past_the_limit_is_refused_before_anything_is_paid(
     assert steal.last.victim.ledger.sent == steal.last.answered == 0
 
 
-# On digits: a victim trained to the end, and the test images that nobody else saw
+# A victim trained to the end, and test images that nobody else saw
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    directory = tmp_path_factory.mktemp("acceptance") / "victim"
-    data = "digits,pool=0.4"
-    job = TrainingJob(
-        splits=load_splits(data), data=data, data_seed=0, arch="small_cnn", fit=CLONE_FIT, seed=0, directory=directory
-    )
-    train_victim(create_recipe("standard"), job)
-    return load_model(str(directory))
+@dataclass(frozen=True)
+class Trial:
+    """Where clones are compared: the data, and how far soft answers and labels may lie apart on so many test images."""
+
+    data: str
+    arch: str
+    epochs: int
+    budget: int
+    few: int
+    apart: float
 
 
-@pytest.fixture
-def scores(steal: Callable, trained: Predictor) -> Callable[..., float]:
-    """Mean test accuracy of clones over two seeds."""
-    test = load("digits,split=test")
-
-    def score(spec: str, budget: int) -> float:
-        steal.model = trained
-        found = []
-        for seed in range(2):
-            clone = steal(parse_attack(spec), [budget], seed=seed, fit=CLONE_FIT).thefts[0].clone
-            found.append(float((predict_top1(clone, test) == test.labels).float().mean()))
-        return sum(found) / len(found)
-
-    return score
+DIGITS = Trial("digits,pool=0.4", "small_cnn", epochs=30, budget=575, few=200, apart=0.04)
+FASHION = Trial("fashion-mnist,pool=0.2", "lenet", epochs=6, budget=10_000, few=1000, apart=0.03)
 
 
 @pytest.mark.slow
-def test_clones_compare_as_published(scores: Callable[..., float], trained: Predictor, pool: ImageSet) -> None:
-    test = load("digits,split=test")
-    victim = float((trained.predict(as_float(test.images)).argmax(dim=1) == test.labels).float().mean())
-    assert victim > 0.95
-    soft, hard = (scores(spec, len(pool)) for spec in ("knockoff", "knockoff+label_only"))
+@pytest.mark.parametrize("trial", [DIGITS, FASHION], ids=lambda trial: trial.data.partition(",")[0])
+def test_clones_compare_as_published(
+    trial: Trial, steal: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelmoat.attacks._jacobian._ROUND_STEPS", 200)
+    try:
+        splits = load_splits(trial.data)
+    except UnknownReference:
+        pytest.skip(f"no {trial.data} under $MODELMOAT_DATA")
+    fit = replace(CLONE_FIT, epochs=trial.epochs)
+    job = TrainingJob(
+        splits=splits, data=trial.data, data_seed=0, arch=trial.arch, fit=fit, seed=0, directory=tmp_path / "victim"
+    )
+    train_victim(create_recipe("standard"), job)
+    steal.model = load_model(str(tmp_path / "victim"))
+    victim = float(
+        (steal.model.predict(as_float(splits.test.images)).argmax(dim=1) == splits.test.labels).float().mean()
+    )
+
+    def score(spec: str, budget: int) -> float:
+        """Mean test accuracy of clones over two seeds."""
+        found = []
+        for seed in range(2):
+            heist = steal(parse_attack(spec), [budget], seed=seed, fit=fit, clone_arch=trial.arch, pool=splits.pool)
+            top1 = predict_top1(heist.thefts[0].clone, splits.test)
+            found.append(float((top1 == splits.test.labels).float().mean()))
+        return sum(found) / len(found)
+
+    soft, hard = (score(spec, trial.budget) for spec in ("knockoff", "knockoff+label_only"))
+    assert victim > 0.85
     assert soft > 0.9 * victim
-    assert abs(soft - hard) < 0.04
-    few = 200
-    knockoff, jacobian = scores("knockoff", few), scores("jbda:seeds=50", few)
-    assert jacobian < knockoff - 0.03
+    assert abs(soft - hard) < trial.apart
+    assert score("jbda:seeds=50", trial.few) < score("knockoff", trial.few) - 0.03
