@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from modelmoat.core.records import Record, append_record, write_parquet
-from modelmoat.leaderboard import write_leaderboard
-from modelmoat.studies.table import Row
+from modelmoat.leaderboard import Entry, write_leaderboard
 from records import make_record
 
 Make = Callable[..., Record]
@@ -34,9 +33,9 @@ def plausible(**changes: Any) -> list[Record]:
     ]
 
 
-def bare(records: list[Record]) -> list[Row]:
+def bare(records: list[Record]) -> list[Entry]:
     """Rows as those of a folder of assess."""
-    return [Row("", "", 0, "", record) for record in records]
+    return [Entry("", "", 0, "", record) for record in records]
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +44,7 @@ def make() -> Make:
 
 
 @pytest.fixture(scope="session")
-def rows() -> Callable[[list[Record]], list[Row]]:
+def rows() -> Callable[[list[Record]], list[Entry]]:
     return bare
 
 
@@ -57,6 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
     write_parquet(root / "finished", [*plausible(), *plausible(budget=5000)])
     hostile = make_record(data="a/<b>&c", defense="<script>alert(1)</script>", attack="../../x", clone_accuracy=0.5)
-    for record in [hostile, *plausible(data="a/<b>&c")]:
+    fewer = [record for record in plausible(data="a/<b>&c") if not record.defense.startswith("rounding")]
+    for record in [hostile, *fewer]:
         append_record(root / "unfinished", record)
     return write_leaderboard([root / "finished", root / "unfinished"], root / "site").parent

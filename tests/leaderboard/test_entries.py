@@ -8,10 +8,10 @@ import pytest
 
 from modelmoat.core.errors import RunError
 from modelmoat.core.records import append_record, write_parquet
-from modelmoat.leaderboard import arenas, rank, read_rows
-from modelmoat.studies.table import Row, write_table
+from modelmoat.leaderboard import Entry, arenas, rank, read_rows
+from modelmoat.studies.table import write_table
 
-Rows = Callable[[list[Any]], list[Row]]
+Rows = Callable[[list[Any]], list[Entry]]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_what_cannot_be_compared_is_apart(make: Any, rows: Rows, change: dict[st
 
 def test_trainings_of_a_victim_in_a_study_are_seeds(make: Any) -> None:
     studied = [
-        Row("s", "plain", number, name, make(defense=spec, victim_digest=f"{number}" * 16, clone_accuracy=accuracy))
+        Entry("s", "plain", number, name, make(defense=spec, victim_digest=f"{number}" * 16, clone_accuracy=accuracy))
         for number, accuracy in ((0, 0.5), (1, 0.7))
         for name, spec in (("none", "none"), ("mad at 0.5", f"mad:epsilon=0.{number + 4}"))
     ]
@@ -45,8 +45,8 @@ def test_trainings_of_a_victim_in_a_study_are_seeds(make: Any) -> None:
 
 
 def test_studies_share_a_victim_by_its_weights_and_not_by_its_name(make: Any) -> None:
-    def row(study: str, name: str, digest: str, defense: str) -> Row:
-        return Row(study, name, 0, defense, make(defense=defense, victim_digest=digest * 16))
+    def row(study: str, name: str, digest: str, defense: str) -> Entry:
+        return Entry(study, name, 0, defense, make(defense=defense, victim_digest=digest * 16))
 
     shared = arenas([row("s", "plain", "1", "none"), row("t", "other", "1", "a")])
     assert [list(arena.specs) for arena in shared] == [["a", "none"]]
@@ -55,12 +55,6 @@ def test_studies_share_a_victim_by_its_weights_and_not_by_its_name(make: Any) ->
         "small_cnn, standard (plain, 11111111)",
         "small_cnn, standard (plain, 22222222)",
     ]
-
-
-def test_one_name_for_two_defenses_is_told_apart(make: Any) -> None:
-    found = [Row(name, "plain", 0, "strong", make(defense=spec)) for name, spec in (("s", "mad"), ("t", "dcp"))]
-    (arena,) = arenas(found)
-    assert arena.specs == {"strong (dcp)": ("dcp",), "strong (mad)": ("mad",)}
 
 
 def test_attackers_with_other_inputs_are_others(make: Any, rows: Rows) -> None:
@@ -86,7 +80,7 @@ def test_every_kind_of_source_gives_the_same_records(make: Any, tmp_path: Path) 
         (tmp_path / name).mkdir()
     write_parquet(tmp_path / "assess", [record])
     append_record(tmp_path / "cut", record)
-    write_table(tmp_path / "bench", [Row("s", "plain", 3, "none", record)])
+    write_table(tmp_path / "bench", [Entry("s", "plain", 3, "none", record)])
     for source in (tmp_path / "assess", tmp_path / "assess" / "records.parquet", tmp_path / "cut", tmp_path / "bench"):
         (row,) = read_rows([source])
         assert row.record == record

@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from modelmoat.leaderboard import Board, Standing, arenas, rank
-from modelmoat.studies.table import Row
+from modelmoat.leaderboard import Board, Entry, Standing, arenas, rank
 
-Rows = Callable[[list[Any]], list[Row]]
+Rows = Callable[[list[Any]], list[Entry]]
 
 
-def board(rows: list[Row]) -> Board:
+def board(rows: list[Entry]) -> Board:
     (found,) = arenas(rows)
     return rank(found)
 
@@ -118,10 +117,89 @@ def test_more_attackers_than_the_undefended_victim_faced_do_no_harm(field: list[
     assert not found.missing
 
 
+NAIVE = {"knockoff": [0.9], "knockoff:targets=label": [0.8]}
+
+
+def test_who_did_not_face_attackers_who_know_it_has_no_place(make: Any, rows: Rows) -> None:
+    aware = NAIVE | {"knockoff+accounts": [0.7], "knockoff+inverse": [0.7]}
+    found = board(
+        rows(
+            [
+                *clones(make, "none", NAIVE),
+                *clones(make, "label_only", NAIVE),
+                *clones(make, "dcp:beta=0.5", aware),
+                *clones(make, "reverse_sigmoid", NAIVE),
+                *clones(make, "mad", NAIVE | {"knockoff+accounts": [0.7]}),
+            ]
+        )
+    )
+    assert {one.defense: one.missing for one in found.standings if one.role == "defense"} == {
+        "dcp:beta=0.5": (),
+        "mad": (),  # it has no inverse
+        "reverse_sigmoid": ("knockoff+accounts", "knockoff+inverse"),
+    }
+
+
+def test_a_larger_suite_for_one_defense_costs_the_others_no_place(make: Any, rows: Rows) -> None:
+    quick = NAIVE | {"knockoff+accounts": [0.7]}
+    more = quick | {"mixmatch": [0.9], "knockoff+majority_vote": [0.9]}
+    found = board(rows([*clones(make, "none", NAIVE), *clones(make, "mad", quick), *clones(make, "dcp", more)]))
+    assert {one.defense: one.missing for one in found.standings if one.role == "defense"} == {"mad": (), "dcp": ()}
+    full = board(
+        rows(
+            [
+                *clones(make, "none", NAIVE | {"mixmatch": [0.9]}),
+                *clones(make, "mad", quick),
+                *clones(make, "dcp", more),
+            ]
+        )
+    )
+    assert standing(full, "mad").missing == ("knockoff+majority_vote", "mixmatch")
+
+
+def test_a_defense_that_this_version_does_not_have_faces_every_attacker(make: Any, rows: Rows) -> None:
+    aware = NAIVE | {"knockoff+accounts": [0.7], "knockoff+inverse": [0.7]}
+    records = [*clones(make, "none", NAIVE), *clones(make, "dcp", aware), *clones(make, "unheard_of", NAIVE)]
+    assert standing(board(rows(records)), "unheard_of").missing == ("knockoff+accounts", "knockoff+inverse")
+
+
 def test_without_an_undefended_victim_all_attackers_count(make: Any, rows: Rows) -> None:
     found = board(rows([make(defense="a"), make(defense="a", attack="y"), make(defense="b")]))
     assert standing(found, "b").missing == ("y",)
     assert not standing(found, "a").missing
+
+
+def test_best_clone_of_who_has_no_images_of_the_victims_kind(make: Any, rows: Rows) -> None:
+    found = board(
+        rows(
+            [
+                make(attack="data_at_hand:share=0.1", pool="digits,split=validation", clone_accuracy=0.9),
+                make(attack="knockoff", pool="digits,split=pool", clone_accuracy=0.8),
+                make(attack="jbda", clone_accuracy=0.6),
+                make(attack="activethief", clone_accuracy=0.7),
+                make(defense="mad", attack="data_at_hand", clone_accuracy=0.5),
+            ]
+        )
+    )
+    none, mad = standing(found, "none"), standing(found, "mad")
+    assert none.attack == "data_at_hand:share=0.1"
+    assert none.outsider is not None
+    assert (none.outsider.attack, none.outsider.clone_accuracy.mean) == ("activethief", 0.7)
+    assert mad.outsider is None
+
+
+def test_pages_list_first_who_keeps_the_limit_and_last_who_has_no_place(
+    field: list[Any], rows: Rows, make: Any
+) -> None:
+    untried = [
+        make(defense="untried", attack="x", clone_accuracy=0.01, lost=0.3),
+        make(defense="untried_too", attack="x", clone_accuracy=0.02),
+    ]
+    found = board(rows([*field, *untried]))
+    assert {band: [one.defense for one in found.ordered(band)] for band in ("1", "any")} == {
+        "1": ["label_only", "b", "a", "none", "d", "c", "untried", "untried_too"],
+        "any": ["d", "c", "label_only", "b", "a", "none", "untried", "untried_too"],
+    }
 
 
 def test_clones_without_queries_rank_nobody(make: Any, rows: Rows) -> None:

@@ -16,6 +16,9 @@ from modelmoat.defenses import DEFENSES
 from modelmoat.leaderboard import write_leaderboard
 from web import Page
 
+BOARDS = (("digits", "1,000"), ("digits", "5,000"), ("a/<b>&c", "1,000"))
+"""The rankings in order: one of three defenses comes after those of four."""
+
 
 @pytest.fixture(scope="module")
 def parsed(site: Path) -> dict[Path, Page]:
@@ -57,12 +60,16 @@ def test_every_method_has_a_page_that_says_what_it_is(site: Path, parsed: dict[P
 
 def test_index_has_the_numbers_in_order(site: Path, parsed: dict[Path, Page]) -> None:
     text = " ".join(parsed[(site / "index.html").resolve()].text.split())
-    ranked = text[text.index("digits · 1,000 queries") : text.index("digits · 5,000 queries")]
-    order = ["random_noise+top_k", "mad:epsilon=0.1235", "label_only", "dcp:beta=0.5", "rounding:decimals=1", "none"]
+    heads = [text.index(f"{data} · small_cnn, standard · {budget} queries") for data, budget in BOARDS]
+    assert heads == sorted(heads)
+    ranked = text[heads[0] : heads[1]]
+    order = ["mad:epsilon=0.1235", "label_only", "dcp:beta=0.5", "rounding:decimals=1", "none", "random_noise+top_k"]
     places = [ranked.index(name) for name in order]
     assert places == sorted(places)
-    assert "72.5% ± 6.4 −6.0 ± 0.0 knockoff:targets=label 0.4 0.25 1.5×" in ranked
-    assert "73 records in 3 rankings" in text
+    assert "72.5% ± 6.4knockoff:targets=label −6.0 ± 0.0 0.4 0.25 1.5×" in ranked
+    assert "over the limit: costs 20.0 points of accuracy" in ranked
+    assert "Ranked: 3 defenses that cost users at most 1 point of accuracy. After them: 1 over that limit." in ranked
+    assert "69 records in 3 rankings" in text
 
 
 def test_a_chain_is_on_the_pages_of_all_its_steps(parsed: dict[Path, Page], site: Path) -> None:
@@ -92,8 +99,14 @@ def test_same_records_give_the_same_bytes(make: Any, tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
-def test_command_writes_the_site(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "folder"), [([], "leaderboard"), (["--out", "other"], "other")])
+def test_command_writes_the_site(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], folder: str
+) -> None:
+    """By default not where the documentation is built, whose first page has the same name."""
     write_parquet(tmp_path, [make(), make(defense="mad", clone_accuracy=0.5)])
-    result = CliRunner().invoke(app, ["leaderboard", str(tmp_path), "--out", str(tmp_path / "site")])
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["leaderboard", str(tmp_path), *options])
     assert result.exit_code == 0
-    assert Path(result.output.strip()).is_file()
+    assert result.output.strip() == f"{folder}/index.html"
+    assert Path(folder, "index.html").is_file()

@@ -14,9 +14,9 @@ answers and budget, and one page for each defense and attack. Open index.html; n
 
 Examples:
 
-  modelmoat leaderboard runs/smoke --out site
+  modelmoat leaderboard runs/smoke
 
-  modelmoat leaderboard runs/mad runs/dcp results/matrix/records.parquet --out site
+  modelmoat leaderboard runs/mad runs/dcp results/matrix/records.parquet --out runs/leaderboard
 """
 
 
@@ -24,7 +24,7 @@ def leaderboard(
     folders: Annotated[
         list[Path], typer.Argument(help="Folders that bench or assess wrote, or Parquet files.", metavar="DIR...")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site.")] = Path("site"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site.")] = Path("leaderboard"),
 ) -> None:
     """Write the leaderboard."""
     from modelmoat.leaderboard import write_leaderboard

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelmoat.leaderboard.entries import Arena, Setting, arenas, read_rows
+from modelmoat.leaderboard.naming import Entry, Plan
 from modelmoat.leaderboard.ranking import BANDS, Board, Cell, Standing, rank
 
 INDEX_FILE = "index.html"
@@ -19,6 +20,8 @@ __all__ = [
     "Arena",
     "Board",
     "Cell",
+    "Entry",
+    "Plan",
     "Setting",
     "Standing",
     "arenas",

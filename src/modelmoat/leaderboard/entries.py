@@ -11,9 +11,8 @@ from pydantic import ValidationError
 
 from modelmoat.core.errors import RunError
 from modelmoat.core.records import PARQUET_FILE, RECORDS_FILE, Record, read_records
-from modelmoat.report.curves import is_undefended
-from modelmoat.report.gap import FLOOR
-from modelmoat.studies.table import STUDY_COLUMNS, Row, read_tables
+from modelmoat.leaderboard.naming import Entry, Key, Plan, defense_labels, read_plans
+from modelmoat.studies.table import STUDY_COLUMNS, read_tables
 
 
 @dataclass(frozen=True, order=True)
@@ -41,8 +40,10 @@ class Arena:
     attackers: dict[str, str]
 
 
-def read_rows(sources: Sequence[Path]) -> list[Row]:
+def read_rows(sources: Sequence[Path]) -> list[Entry]:
     """Records of folders of ``bench`` or ``assess`` and of Parquet files.
+
+    Plans of defenses are those of ``study.json`` in the folder or beside the file.
 
     Raises:
         RunError: a source has no records, or some that this version cannot read.
@@ -50,20 +51,22 @@ def read_rows(sources: Sequence[Path]) -> list[Row]:
     return [row for source in sources for row in _read(source)]
 
 
-def _read(source: Path) -> list[Row]:
+def _read(source: Path) -> list[Entry]:
     if (source / RECORDS_FILE).is_file() and not (source / PARQUET_FILE).is_file():  # not finished, or cut short
-        return [Row("", "", 0, "", record) for record in read_records(source)]
-    return [_row(source, values) for values in read_tables([source]).to_pylist()]
+        return [Entry("", "", 0, "", record) for record in read_records(source)]
+    plans = read_plans(source.parent if source.is_file() else source)
+    return [_entry(source, values, plans) for values in read_tables([source]).to_pylist()]
 
 
-def _row(source: Path, values: dict[str, Any]) -> Row:
+def _entry(source: Path, values: dict[str, Any], plans: Mapping[Key, Plan]) -> Entry:
     own = {name: values[name] if values[name] is not None else kind() for name, kind in STUDY_COLUMNS.items()}
     given = {name: value for name, value in values.items() if name in Record.model_fields and value is not None}
     for name in ("latency_ratios", "latency_ms"):
         if name in given:
             given[name] = dict(given[name])
     try:
-        return Row(**own, record=Record(**given))
+        plan = plans.get((own["study"], own["victim_name"], own["defense_name"]))
+        return Entry(**own, record=Record(**given), plan=plan)
     except ValidationError as error:
         first = error.errors()[0]
         raise RunError(
@@ -72,13 +75,13 @@ def _row(source: Path, values: dict[str, Any]) -> Row:
         ) from error
 
 
-def arenas(rows: Iterable[Row]) -> list[Arena]:
+def arenas(rows: Iterable[Entry]) -> list[Arena]:
     """One for each setting, sorted; raises `RunError` without rows."""
     rows = list(rows)
     if not rows:
         raise RunError("no records to rank; fix: name folders that modelmoat bench or assess wrote")
     victims = _victims(rows)
-    groups: dict[Setting, list[Row]] = {}
+    groups: dict[Setting, list[Entry]] = {}
     for row in rows:
         record = row.record
         setting = Setting(record.data, victims[_trained(row)], record.output_kind, record.budget)
@@ -90,7 +93,7 @@ def _kind(record: Record) -> tuple[str, str]:
     return record.data, f"{record.victim_arch}, {record.victim_recipe}"
 
 
-def _victims(rows: Sequence[Row]) -> dict[tuple[str, str, str], str]:
+def _victims(rows: Sequence[Entry]) -> dict[tuple[str, str, str], str]:
     """What every row's victim is called: architecture and recipe, and what else tells two of one data set apart.
 
     A study's trainings of one victim are one, whatever their seed; studies that share these share the victim. Any other
@@ -104,7 +107,7 @@ def _victims(rows: Sequence[Row]) -> dict[tuple[str, str, str], str]:
     return {_trained(row): _told_apart(first[_trained(row)[:2]], names) for row in rows}
 
 
-def _trained(row: Row) -> tuple[str, str, str]:
+def _trained(row: Entry) -> tuple[str, str, str]:
     """Study, victim and weights; outside of studies the weights are the victim's name."""
     digest = row.record.victim_digest
     return (row.study, row.victim_name, digest) if row.victim_name else ("", digest, digest)
@@ -119,17 +122,14 @@ def _told_apart(digest: str, names: Mapping[str, tuple[tuple[str, str], str]]) -
     return f"{kind[1]} ({name if alone else ', '.join(filter(None, (name, digest[:8])))})"
 
 
-def _arena(setting: Setting, rows: Sequence[Row]) -> Arena:
+def _arena(setting: Setting, rows: Sequence[Entry]) -> Arena:
     trained = sorted({(row.record.victim_digest, row.record.seed) for row in rows})
     number = {pair: position for position, pair in enumerate(trained)}
     attackers = _attack_names([row.record for row in rows])
-    doubtful = _doubtful(rows)
     kept: dict[tuple[str, str, int], Record] = {}
     specs: dict[str, set[str]] = {}
-    for row in rows:
+    for row, label in zip(rows, defense_labels(rows), strict=True):
         record = row.record
-        label = _defense_name(row)
-        label = f"{label} ({record.defense})" if label in doubtful else label
         update = {
             "victim_digest": setting.victim,
             "defense": label,
@@ -146,22 +146,6 @@ def _arena(setting: Setting, rows: Sequence[Row]) -> Arena:
         specs={label: tuple(sorted(found)) for label, found in sorted(specs.items())},
         attackers={label: attack for (attack, _, _), label in attackers.items()},
     )
-
-
-def _defense_name(row: Row) -> str:
-    """What the study calls it, since calibration may write it differently for every victim; ceiling and floor as they are."""
-    spec = row.record.defense
-    if is_undefended(spec) or spec == FLOOR:
-        return spec
-    return row.defense_name or spec
-
-
-def _doubtful(rows: Sequence[Row]) -> set[str]:
-    """Names that stand for two defenses of one victim and seed, as in two studies that use a name differently."""
-    specs: dict[tuple[str, str, int], set[str]] = {}
-    for row in rows:
-        specs.setdefault((_defense_name(row), row.record.victim_digest, row.record.seed), set()).add(row.record.defense)
-    return {name for (name, _, _), found in specs.items() if len(found) > 1}
 
 
 def _attacker(record: Record) -> tuple[str, str, str]:

@@ -9,18 +9,25 @@ from typing import Literal
 
 from modelmoat.core.records import Record
 from modelmoat.leaderboard.entries import Arena, Setting
+from modelmoat.leaderboard.required import required
 from modelmoat.metrics.intervals import Interval, mean_interval
 from modelmoat.report.curves import is_undefended
 from modelmoat.report.gap import FLOOR, gaps
 
 BANDS = {"1": 0.01, "5": 0.05, "any": math.inf}
 """How much accuracy users may lose, as shares; defenses are ranked against others within the same limit."""
+EQUAL_UTILITY = "1"
+"""The limit of `BANDS` that pages show first."""
+_AT_HAND = "data_at_hand"
 Role = Literal["ceiling", "floor", "defense"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one attacker got from one defended victim, over seeds. Shares in [0, 1], times in seconds."""
+    """What one attacker got from one defended victim, over seeds. Shares in [0, 1], times in seconds.
+
+    ``own_kind`` is whether the attacker had images of the victim's kind.
+    """
 
     defense: str
     attack: str
@@ -31,16 +38,17 @@ class Cell:
     unique: float
     query_seconds: float
     train_seconds: float
-    knows: str
+    own_kind: bool
 
 
 @dataclass(frozen=True)
 class Standing:
     """A defense in one arena.
 
-    ``worst`` is the clone accuracy of ``attack``, the best attacker; ``gap`` is what it lies above the floor, seed by
-    seed, or None where there is no floor. ``missing`` names attackers that the undefended victim faced and this one did
-    not: such a defense is not ranked. ``ranks`` has a place for every limit of `BANDS` that the defense keeps, and None
+    ``worst`` is the clone accuracy of ``attack``, the best attacker; ``outsider`` is what the best one got that had no
+    images of the victim's kind, or None where all had some. ``gap`` is what it lies above the floor, seed by
+    seed, or None where there is no floor. ``missing`` names attackers that it had to face (`required`) and did not: such a
+    defense is not ranked. ``ranks`` has a place for every limit of `BANDS` that the defense keeps, and None
     where it is not ranked.
     """
 
@@ -50,6 +58,7 @@ class Standing:
     attack: str
     attack_spec: str
     worst: Interval
+    outsider: Cell | None
     gap: Interval | None
     bought: str
     lost: float
@@ -57,6 +66,10 @@ class Standing:
     latency_ratio: float
     missing: tuple[str, ...]
     ranks: dict[str, int | None]
+
+    def over(self, band: str) -> bool:
+        """Whether users lose more accuracy than a limit allows."""
+        return self.role == "defense" and band not in self.ranks
 
 
 @dataclass(frozen=True)
@@ -78,17 +91,21 @@ class Board:
         """How many defenses have a place within a limit."""
         return sum(standing.ranks.get(band) is not None for standing in self.standings)
 
+    def ordered(self, band: str) -> list[Standing]:
+        """As a page lists them: first who keeps a limit, ceiling and floor among them, then who does not, then who has no place."""
+        return sorted(self.standings, key=lambda one: 2 if one.missing else int(one.over(band)))
+
 
 def rank(arena: Arena) -> Board:
     """Order the defenses of an arena, the least accurate worst-case clone first."""
     asked = [record for record in arena.records if record.sent]
     cells = _cells(arena.records, arena.attackers)
-    needed = _needed(asked)
+    needed = required(arena)
     found = {gap.defense: gap for gap in gaps(asked)}
     standings = []
     for label in sorted({record.defense for record in asked}):
         own = [record for record in asked if record.defense == label]
-        standing = _standing(own, arena, needed)
+        standing = _standing(own, arena, needed[label])
         if label in found:
             standing = replace(standing, gap=found[label].gap, bought=found[label].bought)
         standings.append(standing)
@@ -109,14 +126,10 @@ def _role(label: str) -> Role:
     return "floor" if label == FLOOR else "defense"
 
 
-def _needed(records: Sequence[Record]) -> set[str]:
-    """Attackers that a defense has to face for its place: those of the undefended victim, else those of anyone."""
-    plain = {record.attack for record in records if is_undefended(record.defense)}
-    return plain or {record.attack for record in records}
-
-
 def _standing(own: Sequence[Record], arena: Arena, needed: set[str]) -> Standing:
-    worst = max(_cells(own, arena.attackers), key=lambda cell: cell.clone_accuracy.mean)
+    cells = _cells(own, arena.attackers)
+    worst = _best(cells)
+    outsiders = [cell for cell in cells if not cell.own_kind]
     role = _role(own[0].defense)
     return Standing(
         defense=own[0].defense,
@@ -125,6 +138,7 @@ def _standing(own: Sequence[Record], arena: Arena, needed: set[str]) -> Standing
         attack=worst.attack,
         attack_spec=worst.attack_spec,
         worst=worst.clone_accuracy,
+        outsider=_best(outsiders) if outsiders else None,
         gap=None,
         bought="",
         lost=_mean(record.victim_accuracy - record.defended_accuracy for record in own),
@@ -133,6 +147,10 @@ def _standing(own: Sequence[Record], arena: Arena, needed: set[str]) -> Standing
         missing=tuple(sorted(needed - {record.attack for record in own})) if role == "defense" else (),
         ranks={},
     )
+
+
+def _best(cells: Sequence[Cell]) -> Cell:
+    return max(cells, key=lambda cell: cell.clone_accuracy.mean)
 
 
 def _order(standing: Standing) -> tuple[bool, float, str]:
@@ -178,10 +196,19 @@ def _cells(records: Iterable[Record], attackers: Mapping[str, str]) -> list[Cell
             unique=_mean(record.unique for record in group),
             query_seconds=_mean(record.query_seconds for record in group),
             train_seconds=_mean(record.train_seconds for record in group),
-            knows=group[0].attacker_knows,
+            own_kind=_is_own_kind(group[0]),
         )
         for (defense, attack), group in groups.items()
     ]
+
+
+def _is_own_kind(record: Record) -> bool:
+    """Whether the inputs come from the victim's data set, or from an attack that is about having some of its kind."""
+    return _source(record.pool) == _source(record.data) or record.attack.startswith(_AT_HAND)
+
+
+def _source(reference: str) -> str:
+    return reference.partition(",")[0]
 
 
 def _mean(values: Iterable[float]) -> float:

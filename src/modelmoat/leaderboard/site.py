@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from modelmoat import __version__
 from modelmoat.leaderboard.methods import MethodPage, method_pages
-from modelmoat.leaderboard.ranking import Board
+from modelmoat.leaderboard.ranking import EQUAL_UTILITY, Board
 from modelmoat.leaderboard.wording import board_page, cell_rows, standing_rows
 from modelmoat.report.page import breakable, script_hash
 from modelmoat.report.templating import page_environment
@@ -30,8 +30,12 @@ _BANDS = [("1", "at most 1 point"), ("5", "at most 5 points"), ("any", "any")]
 
 
 def pages(boards: Sequence[Board]) -> dict[str, str]:
-    """Every file of the site by its path: ``index.html``, ``defense/NAME.html`` and ``attack/NAME.html``."""
+    """Every file of the site by its path: ``index.html``, ``defense/NAME.html`` and ``attack/NAME.html``.
+
+    The rankings with the most places come first.
+    """
     environment = _environment()
+    boards = sorted(boards, key=lambda board: (-board.ranked("any"), board.setting))
     methods = method_pages(boards)
     return {
         "index.html": _index(environment, boards, methods),
@@ -53,6 +57,8 @@ def _index(environment: Environment, boards: Sequence[Board], methods: Sequence[
     shown = [{**board_page(board), "rows": standing_rows(board)} for board in contested]
     for row in (row for board in shown for row in board["rows"]):
         row["ranks"] = json.dumps(row["ranks"])
+    for board in shown:
+        board["note"], board["notes_json"] = board["notes"][EQUAL_UTILITY], json.dumps(board["notes"])
     return environment.get_template("index.html.j2").render(
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=script_hash(script),

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from modelmoat.leaderboard.methods import MethodPage, method_names, method_path
-from modelmoat.leaderboard.ranking import Board, Cell, Standing
-from modelmoat.report.wording import count, half_width, listed, percent_interval, ratio, signed_points
+from modelmoat.leaderboard.ranking import BANDS, EQUAL_UTILITY, Board, Cell, Standing
+from modelmoat.report.wording import count, half_width, listed, percent_interval, points, ratio, signed_points
 
 _WHAT = {
     "ceiling": "ceiling: the undefended victim",
@@ -15,6 +15,11 @@ _WHAT = {
     "defense": "",
 }
 _LIMITS = {"1": "at most 1 point lost", "5": "at most 5 points lost", "any": "any loss"}
+_KEPT = {
+    "1": " that cost users at most 1 point of accuracy",
+    "5": " that cost users at most 5 points of accuracy",
+    "any": ", whatever accuracy they cost users",
+}
 _LONG = re.compile(r"\d+\.\d{5,}")
 
 
@@ -30,18 +35,30 @@ def board_page(board: Board) -> dict[str, Any]:
         "attackers": _counted(attackers, "attacker"),
         "seeds": _counted(board.seeds, "seed"),
         "unasked": percent_interval(board.unasked) if board.unasked else "",
+        "has_outsiders": len({cell.own_kind for cell in board.cells if cell.sent}) > 1,
+        "notes": {band: _note(board, band) for band in BANDS},
     }
 
 
+def _note(board: Board, band: str) -> str:
+    """Who is ranked within a limit, and who comes after."""
+    over = sum(standing.over(band) and not standing.missing for standing in board.standings)
+    unplaced = sum(bool(standing.missing) for standing in board.standings)
+    after = [f"{over} over that limit"] * bool(over) + [f"{unplaced} without a place"] * bool(unplaced)
+    follow = f" After them: {listed(after)}." if after else ""
+    return f"Ranked: {_counted(board.ranked(band), 'defense')}{_KEPT[band]}.{follow}"
+
+
 def standing_rows(board: Board) -> list[dict[str, Any]]:
-    """The defenses of a board in order, ceiling and floor among them."""
-    return [_standing(standing, board) for standing in board.standings]
+    """The defenses of a board as `Board.ordered` lists them at equal utility."""
+    return [_standing(standing, board) for standing in board.ordered(EQUAL_UTILITY)]
 
 
 def _standing(standing: Standing, board: Board) -> dict[str, Any]:
     specs = [spec for spec in standing.specs if spec not in standing.defense]
     methods = method_names("defense", standing.specs)
-    place = standing.ranks.get("any")
+    place = standing.ranks.get(EQUAL_UTILITY)
+    outsider = standing.outsider
     return {
         "label": standing.defense,
         "short": _LONG.sub(lambda number: f"{float(number[0]):.4g}", standing.defense),
@@ -52,12 +69,19 @@ def _standing(standing: Standing, board: Board) -> dict[str, Any]:
         "what": _WHAT[standing.role],
         "place": "–" if place is None else place,
         "ranks": standing.ranks,
+        "position": board.standings.index(standing),
+        "over": standing.over(EQUAL_UTILITY) and not standing.missing,
+        "price": f"over the limit: costs {points(standing.lost)} of accuracy",
         "standing": _place(standing, board),
         "missing": listed(list(standing.missing)) if standing.missing else "",
+        "untried": f"not tested by {_counted(len(standing.missing), 'attacker')}",
         "worst": percent_interval(standing.worst),
         "gap": "" if standing.gap is None else f"{signed_points(standing.gap.mean)}{half_width(standing.gap)}",
         "attack": standing.attack,
         "attack_path": _attack_path(standing.attack_spec),
+        "outside": percent_interval(outsider.clone_accuracy) if outsider else "–",
+        "outsider": outsider.attack if outsider else "",
+        "outsider_path": _attack_path(outsider.attack_spec) if outsider else "",
         "lost": signed_points(standing.lost).removeprefix("+"),
         "l1": f"{standing.mean_l1:.2f}",
         "latency": "" if standing.role == "ceiling" else ratio(standing.latency_ratio),

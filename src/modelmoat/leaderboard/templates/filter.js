@@ -10,16 +10,23 @@
       return wanted === "" || board.dataset[name] === wanted;
     });
 
+  // The order that the page comes with, for any limit: who keeps it, who does not, who has no place.
   const showBand = (board, band) => {
-    let hidden = 0;
-    for (const row of board.querySelectorAll("tr[data-ranks]")) {
-      const ranks = JSON.parse(row.dataset.ranks);
-      row.hidden = !(band in ranks);
-      hidden += row.hidden;
-      if (!row.hidden) row.querySelector(".place").textContent = ranks[band] ?? "–";
-    }
-    const words = hidden === 1 ? "1 defense that loses more accuracy is hidden." : `${hidden} defenses that lose more accuracy are hidden.`;
-    board.querySelector(".note").textContent = hidden ? words : "";
+    const rows = [...board.querySelectorAll("tr[data-position]")].map((row) => {
+      const ranks = row.dataset.ranks && JSON.parse(row.dataset.ranks);
+      const missing = ranks && ranks.any === null;
+      const over = ranks && !missing && !(band in ranks);
+      if (ranks) {
+        row.querySelector(".place").textContent = ranks[band] ?? "–";
+        row.querySelector(".beyond").hidden = !over;
+        row.classList.toggle("aside", over || missing);
+      }
+      return { row, group: missing ? 2 : over ? 1 : 0, position: Number(row.dataset.position) };
+    });
+    rows.sort((one, other) => one.group - other.group || one.position - other.position);
+    board.querySelector("tbody").append(...rows.map(({ row }) => row));
+    const note = board.querySelector(".note");
+    note.textContent = JSON.parse(note.dataset.notes)[band];
   };
 
   const apply = () => {
