@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from modelmoat.assessment import Kept, assess
 from modelmoat.assessment.suites import SUITES, Suite, find_suite
 from modelmoat.attacks import ATTACKS, RECOVERIES, parse_attack
 from modelmoat.core.errors import OptionError, UnknownReference
@@ -106,6 +107,34 @@ def test_labels_of_a_defense_that_keeps_them_are_learned_once(run: Run, monkeypa
     assert len(made) == 1
     assert len({record.clone_accuracy for record in records}) == 1
     assert all(record.train_seconds > 0 for record in records)
+
+
+def test_assessments_that_share_what_they_keep_train_and_ask_less_and_record_the_same(
+    run: Run, spec: Callable, lasting: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelmoat.attacks import Thief
+    from modelmoat.models import TorchPredictor
+
+    made, asked = [], []
+    make, predict = Thief._make, TorchPredictor.predict
+    monkeypatch.setattr(Thief, "_make", lambda self, *rest: made.append(rest[-1]) or make(self, *rest))
+    monkeypatch.setattr(TorchPredictor, "predict", lambda self, x: asked.append(len(x)) or predict(self, x))
+    grid = [
+        {"attacks": parse_attacks("knockoff:targets=label"), "budgets": (25,), "defenses": (parse_defense(name),)}
+        for name in ("none", "mad_argmax:surrogate=uniform")
+    ]
+    alone = [lasting(row) for number, each in enumerate(grid) for row in run(tmp_path / f"alone-{number}", **each)]
+    assert len(made) == 2
+    paid = sum(asked)
+    kept = Kept()
+    together = [
+        lasting(row)
+        for number, each in enumerate(grid)
+        for row in assess(spec(**each), tmp_path / f"together-{number}", kept=kept)
+    ]
+    assert together == alone
+    assert len(made) == 3
+    assert sum(asked) == 2 * paid - 25
 
 
 def parse_attacks(*specs: str) -> tuple[Any, ...]:

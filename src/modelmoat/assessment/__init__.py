@@ -3,7 +3,7 @@
 from modelmoat.assessment.fitting import ProtectSpec, protect
 from modelmoat.assessment.latency import Latency, LatencySpec, measure_latencies, time_victim
 from modelmoat.assessment.protection import Protection, load_protection
-from modelmoat.assessment.run import Observer, assess
+from modelmoat.assessment.run import Kept, Observer, assess
 from modelmoat.assessment.scene import Scene, set_scene
 from modelmoat.assessment.spec import AssessmentSpec
 from modelmoat.assessment.subject import Subject, SubjectSpec, load_subject, load_victim
@@ -12,6 +12,7 @@ from modelmoat.assessment.utility import Evaluation, evaluate, evaluate_theft, m
 __all__ = [
     "AssessmentSpec",
     "Evaluation",
+    "Kept",
     "Latency",
     "LatencySpec",
     "Observer",

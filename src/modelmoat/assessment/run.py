@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -60,8 +60,24 @@ class _Job:
         return f"{self.attack.spec} against {self.defense.spec}, seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is computed once for all attackers: the clone of a transfer set, and the model's own answers to a batch.
+
+    Several assessments of one process may share it; no record depends on that.
+    """
+
+    clones: CloneCache = field(default_factory=CloneCache)
+    answers: BatchMemory = field(default_factory=BatchMemory)
+
+
 def assess(
-    spec: AssessmentSpec, out: Path, *, command: list[str] | None = None, observer: Observer | None = None
+    spec: AssessmentSpec,
+    out: Path,
+    *,
+    command: list[str] | None = None,
+    observer: Observer | None = None,
+    kept: Kept | None = None,
 ) -> list[Record]:
     """Run every cell that has no record yet; returns the records of the whole grid, in its order.
 
@@ -85,8 +101,8 @@ def assess(
             f"suite '{spec.suite}': no attacker in it fits this victim, its answers and this pool; fix: others, by --attack",
         )
         probe = _probe(spec, scene, observer)
-        run = _Run(spec, scene, RunFolder(out, spec, scene, command or []), observer, probe)
-        return run.records()
+        folder = RunFolder(out, spec, scene, command or [])
+        return _Run(spec, scene, folder, observer, probe, kept or Kept()).records()
 
 
 def _check_defenses(spec: AssessmentSpec, scene: Scene) -> None:
@@ -135,11 +151,12 @@ class _Run:
         folder: RunFolder,
         observer: Observer | None,
         probe: RobustnessProbe | None,
+        kept: Kept,
     ) -> None:
         self._spec, self._scene, self._folder, self._observer, self._probe = spec, scene, folder, observer, probe
+        self._kept = kept
         self._prepared: dict[tuple[str, int], Responder] = {}
         self._utilities: dict[tuple[str, int], Utility] = {}
-        self._clones, self._memory = CloneCache(), BatchMemory()
 
     def records(self) -> list[Record]:
         """Fill in what is missing; the records of the grid, in its order."""
@@ -187,7 +204,7 @@ class _Run:
     def _run(self, job: _Job) -> Iterator[Record]:
         journal = self._folder.journal(job.defense.spec, job.attack.spec, job.seed)
         victim = Victim(
-            self._scene.predictor, defense=self._ready(job), output=self._spec.output, memory=self._memory
+            self._scene.predictor, defense=self._ready(job), output=self._spec.output, memory=self._kept.answers
         ).with_ledger(max(job.missing), journal)
         budgets = [budget for budget in job.cells if budget <= max(job.missing)]
         for theft in job.attack.run(self._thief(victim, job), budgets):
@@ -229,7 +246,7 @@ class _Run:
             seed=job.seed,
             device=self._spec.device,
             accounts=self._spec.accounts,
-            clones=self._clones,
+            clones=self._kept.clones,
             wanted=job.missing,
             insight=DefenseInsight(job.defense, victim),
             progress=self._observer.stage if self._observer else None,

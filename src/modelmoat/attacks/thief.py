@@ -209,10 +209,22 @@ class Thief:
         """Train a clone from scratch on a transfer set, or take the one that was trained on the same before."""
         if self.clones is None:
             return self._make(images, targets, stage)
-        setting = {"arch": self.clone_arch, "fit": asdict(self.fit), "seed": self.seed, "stage": stage}
-        made = self.clones.get(setting, images, targets, partial(self._make, images, targets, stage))
+        made = self.clones.get(self._clone_setting(stage), images, targets, partial(self._make, images, targets, stage))
         self._clock["spared"] += made.spared
         return made.clone, made.result
+
+    def _clone_setting(self, stage: str) -> dict[str, object]:
+        """All that a clone from scratch depends on, beside its transfer set."""
+        return {
+            "arch": self.clone_arch,
+            "start": self.start.digest if self.start else None,
+            "classes": self.victim.num_classes,
+            "pool": self.pool.digest,  # whose mean and spread it takes over
+            "fit": asdict(self.fit),
+            "seed": self.seed,
+            "stage": stage,
+            "device": self.device,
+        }
 
     def _make(self, images: Images, targets: Tensor, stage: str) -> tuple[Classifier, FitResult]:
         clone = self.new_clone("final")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modelmoat.assessment import AssessmentSpec, ProtectSpec, SubjectSpec, assess, load_protection, protect
+from modelmoat.assessment import AssessmentSpec, Kept, ProtectSpec, SubjectSpec, assess, load_protection, protect
 from modelmoat.assessment.protection import PROTECTION_FILE
 from modelmoat.assessment.suites import find_suite
 from modelmoat.core.files import digest_of
@@ -19,6 +20,13 @@ from modelmoat.studies.study import DefensePlan, Study, VictimPlan
 
 Tell = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
+
+
+@cache
+def _kept() -> Kept:
+    """What units that run in this process share: behind defenses that keep labels, clones of labels are the same."""
+    return Kept()
+
 
 RECORDS_STAGE = "records"
 _GRID = ("attacks", "suite", "budgets")
@@ -112,7 +120,7 @@ class AssessUnit:
     def run(self, root: Path, command: list[str], tell: Tell) -> list[str]:
         """Attack it; returns the cells of its records."""
         out = root / self.folder
-        records = assess(self._spec(root), out, command=command, observer=_Relay(tell))
+        records = assess(self._spec(root), out, command=command, observer=_Relay(tell), kept=_kept())
         return [record.cell for record in records]
 
     def spec(self, victim: str, defense: Defense) -> AssessmentSpec:
