@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from rich.console import Console
+from rich.progress import Progress as RichProgress
 
+from modelmoat.cli.bench import _Shown
+from modelmoat.cli.progress import Bars
 from modelmoat.core.records import append_record
 from modelmoat.studies import Study
 from modelmoat.studies.engine import Outcome, Progress
-from modelmoat.studies.units import Unit
+from modelmoat.studies.units import Unit, plan_units
 from records import make_record
 
 pytestmark = pytest.mark.filterwarnings("default:take care")
@@ -79,15 +85,15 @@ def test_a_dry_run_tells_what_it_takes_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
+@pytest.mark.parametrize("device", [f"cuda:{torch.cuda.device_count()}", "cuda:99"])
 def test_a_dry_run_does_not_guess_the_pace_of_a_device_that_is_not_here(
-    modelmoat: Callable[..., Any], study: Path, tmp_path: Path
+    modelmoat: Callable[..., Any], study: Path, tmp_path: Path, device: str
 ) -> None:
-    study.write_text(study.read_text() + "device: cuda\n")
+    study.write_text(study.read_text() + f"device: {device}\n")
     done = modelmoat("bench", study, "--out", tmp_path / "out", "--dry-run")
     assert done.code == 0
     assert "1 victim to train, 2 runs, 4 records, at most 40 queries" in done.out
-    assert "not known here: the study's device is cuda, which this machine lacks" in done.out
+    assert f"not known here: the study's device is {device}, which this machine lacks" in done.out
     assert "at least" not in done.out
 
 
@@ -99,6 +105,26 @@ def test_a_failed_unit_is_told_and_makes_the_exit_code(benched: tuple[Path, Any]
     assert done.err.count("Warning: take care") == 1
     assert "undecided: A clone is worth something." in done.out
     assert f"Page: {out / 'study.html'}" in done.out
+
+
+def test_a_plain_log_gets_a_line_for_each_unit_that_ends(benched: tuple[Path, Any]) -> None:
+    lines = [line for line in benched[1].err.splitlines() if " of " in line]
+    assert [line.rpartition(", ")[0] for line in lines] == [
+        "1 of 3: train plain, seed 0",
+        "2 of 3: plain-0 behind none, seed 0",
+    ]
+    assert all(line.endswith(" s") for line in lines)
+
+
+def test_a_terminal_gets_bars_and_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = StringIO()
+    with RichProgress(console=Console(file=drawn, force_terminal=True), auto_refresh=False) as progress:
+        shown, unit = _Shown(Bars(progress)), plan_units(Study.model_validate(yaml.safe_load(STUDY)))[0][0]
+        shown.units(0, 1)
+        shown.progress(0, unit, Progress("training", 1, 2))
+        shown.ended(0, unit, Outcome())
+    assert "units" in drawn.getvalue()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_query_prints_a_table_or_values(modelmoat: Callable[..., Any], benched: tuple[Path, Any]) -> None:
@@ -153,8 +179,18 @@ def test_misuse(
     assert done.err.count("\n") == 1
 
 
-def test_a_mistake_in_a_query_is_one_line(modelmoat: Callable[..., Any], benched: tuple[Path, Any]) -> None:
-    done = modelmoat("query", benched[0], "SELECT fidelty FROM records")
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SELECT fidelty FROM records", "Binder Error"),
+        ("", "nothing given"),
+        ("SELECT 1; SELECT 2", "SELECT and SELECT"),
+    ],
+)
+def test_a_mistake_in_a_query_is_one_line(
+    modelmoat: Callable[..., Any], benched: tuple[Path, Any], sql: str, words: str
+) -> None:
+    done = modelmoat("query", benched[0], sql)
     assert done.code == 2
-    assert done.err.startswith("Error: SQL: Binder Error")
+    assert done.err.startswith(f"Error: SQL: {words}")
     assert done.err.count("\n") == 1

@@ -68,3 +68,16 @@ def test_times_are_utc_to_the_second() -> None:
     assert moment.tzinfo == UTC
     assert moment.microsecond == 0
     assert abs((datetime.now(UTC) - moment).total_seconds()) < 5
+
+
+def test_a_machine_is_told_by_its_kind_where_linux_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, memory = tmp_path / "cpuinfo", tmp_path / "meminfo"
+    monkeypatch.setattr("modelmoat.core.runs._CPU_FILE", cpu)
+    monkeypatch.setattr("modelmoat.core.runs._MEMORY_FILE", memory)
+    assert set(machine()) == {"system", "processor", "cores"}
+    cpu.write_text("processor\t: 0\nmodel\t\t: 17\nmodel name\t: Some  CPU @ 2.6GHz\n")
+    memory.write_text("MemTotal:       16265412 kB\nMemFree:  1 kB\n")
+    assert (machine()["cpu"], machine()["memory_gib"]) == ("Some CPU @ 2.6GHz", 16)
+    cpu.write_text("processor\t: 0\nBogoMIPS\t: 50\n")
+    memory.write_bytes(b"\xff")
+    assert set(machine()) == {"system", "processor", "cores"}

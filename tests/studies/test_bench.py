@@ -13,9 +13,10 @@ import pytest
 
 from modelmoat.core.errors import RunError
 from modelmoat.core.locks import locked
-from modelmoat.core.records import RECORDS_FILE, read_records
+from modelmoat.core.records import PARQUET_FILE, RECORDS_FILE, read_records
 from modelmoat.studies import LocalEngine
 from modelmoat.studies.engine import Progress
+from modelmoat.studies.folder import DONE_FILE, STUDY_FILE
 from modelmoat.studies.units import RECORDS_STAGE, Unit
 
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
@@ -66,6 +67,38 @@ def test_a_finished_study_runs_nothing_again(smoke: Path, bench: Bench, rows: Ro
     assert rows(smoke) == before
 
 
+def test_a_rerun_relabels_no_record_that_is_there(
+    smoke: Path, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(smoke, out)
+    before = json.loads((out / STUDY_FILE).read_text())
+    monkeypatch.setattr("modelmoat.studies.folder.machine", lambda: {"system": "Other"})
+    monkeypatch.setattr("modelmoat.studies.folder.now", lambda: "later")
+    bench(SMOKE, out)
+    assert json.loads((out / STUDY_FILE).read_text()) == before
+    (first,) = before["runs"]
+    assert first == {
+        "time": before["updated"],
+        "command": ["modelmoat", "bench"],
+        **{name: before[name] for name in ("package_version", "versions", "machine")},
+    }
+    old = {name: value for name, value in before.items() if name != "runs"}  # as earlier versions wrote it
+    (out / STUDY_FILE).write_text(json.dumps(old))
+    (folder,) = out.glob("runs/plain-0/none-seed1-*")
+    shutil.rmtree(folder)
+    bench(SMOKE, out)
+    after = json.loads((out / STUDY_FILE).read_text())
+    del first["command"]  # not known of old pages
+    assert after["runs"] == [first, after["runs"][1]]
+    assert (after["runs"][1]["time"], after["runs"][1]["machine"], after["updated"]) == (
+        "later",
+        {"system": "Other"},
+        "later",
+    )
+    assert f"{first['machine']['system']} / Other" in (out / "study.html").read_text()
+
+
 def test_studies_share_victims(write: Callable[..., Path], tmp_path: Path, bench: Bench, rows: Rows) -> None:
     shelf, first, second, third = (tmp_path / name for name in ("shelf", "first", "second", "third"))
     assert bench(write(LONE), first, shelf=shelf).result.ran == 3
@@ -100,6 +133,25 @@ def test_a_record_that_was_cut_short_is_made_again(smoke: Path, tmp_path: Path, 
     assert list(again.outcomes) == ["plain-0 behind none, seed 1"]
     assert again.result.records == 12
     assert rows(out) == rows(smoke)
+
+
+def test_a_study_that_still_runs_can_be_asked_and_stays_as_it_is(smoke: Path, tmp_path: Path, rows: Rows) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(smoke, out)
+    (out / PARQUET_FILE).unlink()
+    with pytest.warns(UserWarning, match="copy has no table yet; records so far: 12, of 6 of 6 runs"):
+        assert rows(out) == rows(smoke)
+    (done,) = out.glob("runs/plain-0/none-seed0-*")
+    shutil.rmtree(done)
+    (running,) = out.glob("runs/plain-0/none-seed1-*")
+    (running / DONE_FILE).unlink()
+    file = running / RECORDS_FILE
+    file.write_bytes(file.read_bytes()[:-40])  # a line that is being written
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.warns(UserWarning, match="copy has no table yet; records so far: 9, of 5 of 6 runs") as warned:
+        assert len(rows(out)) == 9
+    assert len(warned) == 1
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_failure_stops_nothing_else(write: Callable[..., Path], tmp_path: Path, bench: Bench) -> None:

@@ -17,6 +17,7 @@ from web import in_browser, open_page
 pytestmark = in_browser
 ROOT = Path(__file__).parents[2]
 UNBROKEN = "x" * 200
+RUNS = [{"package_version": "1.0", "machine": {"system": "Linux", "cores": 2}, "versions": {"torch": "2.11"}}]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def page(tmp_path: Path) -> Path:
         for seed in range(3)
     ]
     failures = {f"plain-0 behind {UNBROKEN}": "<b>it broke</b>"}
-    return write_page(tmp_path, study, rows, judge(study.claims, to_table(rows)), failures)
+    return write_page(tmp_path, study, rows, judge(study.claims, to_table(rows)), failures, RUNS)
 
 
 @pytest.mark.parametrize("width", [390, 1280])

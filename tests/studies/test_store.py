@@ -10,7 +10,7 @@ import pytest
 
 from modelmoat.assessment.suites import find_suite
 from modelmoat.core.errors import OptionError, RunError
-from modelmoat.core.records import PARQUET_FILE, Record, StepCost, write_parquet
+from modelmoat.core.records import PARQUET_FILE, Record, StepCost, append_record, write_parquet
 from modelmoat.studies.claims import judge
 from modelmoat.studies.page import cell_rows, gap_rows
 from modelmoat.studies.query import run_sql
@@ -63,6 +63,21 @@ def test_a_folder_of_an_assessment_is_read_too(tmp_path: Path) -> None:
     assert dict(rows[0]["latency_ms"]) == {"1": 1.0}
 
 
+def test_an_assessment_that_still_runs_can_be_asked(tmp_path: Path) -> None:
+    record = make_record(cell="a", latency_ms={"1": 1.0})
+    append_record(tmp_path, record)
+    with pytest.warns(UserWarning, match="has no table yet; records so far: 1$"):
+        (row_so_far,) = read_tables([tmp_path]).to_pylist()
+    write_parquet(tmp_path, [record])
+    assert read_tables([tmp_path]).to_pylist() == [row_so_far]
+
+
+def test_a_study_page_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text('{"study": {"study": "x", "zeal": 1}}')
+    with pytest.raises(RunError, match=r"study.json is of another version of modelmoat: .*fix"):
+        read_tables([tmp_path])
+
+
 def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no records.parquet; fix: name a folder"):
         read_tables([tmp_path])
@@ -92,6 +107,9 @@ def test_sql_agrees_with_python() -> None:
         "SET enable_external_access = true",
         "ATTACH '{}'",
         "SELEC 1",
+        "",
+        "SELECT 1; SELECT 2",
+        "CREATE TABLE other (a INT)",
     ],
 )
 def test_sql_reaches_nothing_but_records(tmp_path: Path, sql: str) -> None:
@@ -127,8 +145,36 @@ def test_claims_are_judged_by_the_interval_over_seeds() -> None:
     ]
     assert judged[0].mean == pytest.approx(0.5)
     assert judged[0].half_width == pytest.approx(4.302653 * 0.1 / 3**0.5)
-    with pytest.raises(OptionError, match="expected numbers"):
-        judge([claim("SELECT 'x' FROM records", "> 0")], table)
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ("SELECT seed, CAST(defense AS DOUBLE) FROM records", "Could not convert string 'none' to DOUBLE"),
+        ("SELECT seed, 'infinity'::DOUBLE AS most FROM records", "the last column, most, has an infinite value; fix"),
+        (
+            "SELECT seed, defense_name FROM records",
+            "the last column, defense_name, is of type VARCHAR; expected numbers",
+        ),
+    ],
+)
+def test_a_measure_that_fails_takes_no_other_verdict(measure: str, words: str) -> None:
+    rows = [row(str(n), seed=n, clone_accuracy=0.5) for n in range(2)]
+    works = claim("SELECT seed, clone_accuracy FROM records", "> 0.2")
+    failed, judged = judge([claim(measure, "> 0"), works], to_table(rows))
+    assert (failed.verdict, failed.values, failed.mean) == ("not tested", (), None)
+    assert words in failed.error
+    assert (judged.verdict, judged.error) == ("reproduced", "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["count(*)", "sum(budget)", "avg(fidelity)", "1.5", "max(seed)", "bool_and(defense_stateful)", "median(fidelity)"],
+)
+def test_every_kind_of_number_is_measured(value: str) -> None:
+    table = to_table([row(str(n), seed=n, defense_stateful=True) for n in range(2)])
+    (judgment,) = judge([claim(f"SELECT seed, {value} FROM records GROUP BY seed", "> -1")], table)  # noqa: S608 - our own
+    assert (judgment.error, len(judgment.values)) == ("", 2)
 
 
 def test_seeds_of_a_victim_and_settings_of_a_defense_are_averaged_as_one() -> None:

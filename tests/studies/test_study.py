@@ -50,6 +50,34 @@ def test_a_study_is_read_with_its_defaults(write) -> None:
         ("    source: nobody\n", "", 19, "claims.0.source: Field required"),
         ('"> 0.01"', "plausible", 23, "claims.0.expect: 'plausible': expected a comparison"),
         ("  plain:", "  pl/ain:", 3, "expected letters, digits"),
+        (
+            "study: tiny",
+            "study: tiny\nextend: x.yaml",
+            2,
+            "extend: unknown key; did you mean 'extends'.* Known: .*extends",
+        ),
+        ("study: tiny", "study: tiny\n? [a, b]\n: 1", 2, "a list as a key, expected a name"),
+        ("study: tiny", "study: tiny\nx: &a [1, *a]", 2, "a list that contains itself; fix"),
+        ("study: tiny", "study: tiny\nx: &a {y: [*a]}", 2, "a mapping that contains itself; fix"),
+        ("study: tiny", "study: tiny\nextends: [a, b]", 2, "extends: expected the path of one study file, got a list"),
+        (
+            "seeds: [0, 1]",
+            "seeds: [0, 1]\ndevice: cdua",
+            16,
+            "device: device cdua: expected cpu, cuda or cuda:N; did you",
+        ),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nrobust: 3", 16, "robust: expected text such as 'pgd', got 3"),
+        ("budgets: [10, 20]", "budgets: 10", 14, "budgets: expected a list, got 10"),
+        (
+            "fit: {epochs: 1, min_steps: 5, precision: float32}",
+            "fit: 3",
+            17,
+            "clone.fit: expected a mapping of keys to val",
+        ),
+        ('"> 0.01"', "0", 23, "claims.0.expect: expected text such as '> 0.1', got 0"),
+        ("epochs: 1, batch_size: 32", "epochs: 1.5", 7, "victims.plain.fit.epochs: expected a whole number, got 1.5"),
+        ("arch: small_cnn", "arch:", 5, "victims.plain.arch: expected text, got nothing"),
+        ('"> 0.01"', "[0]", 23, r"claims.0.expect: expected text such as '> 0.1', got \[0\]"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_key(write, old: str, new: str, line: int, words: str) -> None:
@@ -84,7 +112,17 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str | None, error: ty
         ("data: digits,pool=0.4", "data: digts", 4, "victims.plain.data: .*digts"),
         ("arch: small_cnn", "arch: lenet", 5, "victims.plain.arch: "),
         ("- none", "- {defense: rounding+none, calibrate: {max_l1: 1, step: none}}", 10, "defenses.0: .*no parameter"),
-        ("pool: digits,pool=0.4,split=pool", "pool: photo-patches", 13, "pool: .*fix: photo-patches,grey,size=8"),
+        ("pool: digits,pool=0.4,split=pool", "pool: photo-patches", 13, "pool: .*fix: pool: photo-patches,grey,size=8"),
+        (
+            "pool: digits,pool=0.4,split=pool",
+            "pool: digits,pool=0.4",
+            13,
+            "pool: .* shares .*train images.*drop_overlap: true",
+        ),
+        ("[knockoff]", '["data_at_hand:share=0.9"]', 12, "attacks.0: 'data_at_hand:share=0.9': .*fix: a smaller share"),
+        ("[knockoff]", '["knockoff+confidence", knockoff]\noutput: top20', 13, "output: output top20: .*fix: top10"),
+        ("fit: {epochs: 1, min", "init: nope\n  fit: {epochs: 1, min", 17, "clone.init: no weights 'nope': .*fix"),
+        ("- none", "- none\n  - top_k:k=50", 11, "defenses.1: .*top_k:k=50"),
         ("budgets: [10, 20]", "budgets: [10, 20000]", 12, "attacks.0: budget 20,000: the pool has"),
         ("[knockoff]", "[knockoff+partial_bayes:assumed=nnoe]", 12, "attacks.0: .*nnoe"),
     ],
@@ -97,10 +135,38 @@ def test_parts_that_do_not_fit_are_refused_before_anything_runs(
         Check(study, document).run(plan_units(study)[0])
 
 
-def test_a_claim_about_a_column_that_is_not_there_is_refused(write) -> None:
-    study, document = load_study(write(("avg(clone_accuracy)", "avg(clone_acuracy)")))
-    with pytest.raises(OptionError, match=r"line 22, claims.0.measure: SQL: .*clone_acuracy"):
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ("SELECT seed, avg(clone_acuracy) FROM records GROUP BY seed", "SQL: .*clone_acuracy"),
+        (
+            "SELECT seed, defense_name FROM records",
+            "the last column, defense_name, is of type VARCHAR; expected numbers",
+        ),
+        ("SELECT seed, latency_ms FROM records", r"the last column, latency_ms, is of type MAP\(.*expected numbers"),
+        ('""', "SQL: nothing given, expected one query; fix: one SELECT"),
+        ("CREATE TABLE other (a INT)", "SQL: CREATE given, expected one query; fix"),
+    ],
+)
+def test_a_measure_that_cannot_give_numbers_is_refused(write, measure: str, words: str) -> None:
+    old = "SELECT seed, avg(clone_accuracy) FROM records WHERE defense = 'none' GROUP BY seed"
+    study, document = load_study(write((old, measure)))
+    with pytest.raises(OptionError, match=rf"line 22, claims.0.measure: {words}"):
         check_claims(study.claims, document)
+
+
+def test_an_alias_is_read_wherever_it_stands(write) -> None:
+    path = write(("seeds: [0]", "seeds: &few [0]"), ("seeds: [0, 1]", "seeds: *few"))
+    assert load_study(path)[0].seeds == (0,)
+
+
+def test_what_an_assessment_leaves_out_of_a_pool_is_left_out(write) -> None:
+    whole = ("pool: digits,pool=0.4,split=pool", "pool: digits\ndrop_overlap: true")
+    study, document = load_study(write(whole))  # 1,797 images, 718 of them nobody's
+    Check(study, document).run(plan_units(study)[0])
+    study, document = load_study(write(whole, ("budgets: [10, 20]", "budgets: [1000]")))
+    with pytest.raises(OptionError, match=r"line 12, attacks.0: budget 1,000: the pool has \d\d\d images"):
+        Check(study, document).run(plan_units(study)[0])
 
 
 def test_what_a_study_takes(write) -> None:
@@ -158,8 +224,8 @@ def test_mistakes_in_what_a_study_extends(write, tmp_path: Path) -> None:
     larger.write_text("study: larger\nextends: larger.yaml\n")
     with pytest.raises(OptionError, match=r"larger.yaml, line 2, extends: 'larger.yaml' extends this file in turn"):
         load_study(larger)
-    larger.write_text("extends: none.yaml\n")
-    with pytest.raises(UnknownReference, match=r"none.yaml"):
+    larger.write_text("study: larger\nextends: none.yaml\n")
+    with pytest.raises(UnknownReference, match=r"larger.yaml, line 2, extends: there is no file '.*none.yaml'; fix"):
         load_study(larger)
 
 

@@ -89,9 +89,7 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     )
 
 
-def fit_suite(
-    spec: AssessmentSpec, pool: ImageSet, splits: Splits, seed: int
-) -> tuple[list[Attack], dict[str, str]]:
+def fit_suite(spec: AssessmentSpec, pool: ImageSet, splits: Splits, seed: int) -> tuple[list[Attack], dict[str, str]]:
     """The suite's attackers that fit victim, pool and budgets, and why each other one does not."""
     fitting, left_out = [], {}
     for attack in spec.found_suite.attackers() if spec.found_suite else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from contextlib import nullcontext
 from enum import StrEnum
@@ -145,7 +146,7 @@ def _duration(seconds: float) -> str:
 def _tell(result: StudyResult, out: str) -> None:
     typer.echo(f"{out}: {_many(result.records, 'record')}; {_many(result.ran, 'unit')} ran now")
     for judgment in result.judgments:
-        typer.echo(f"  {judgment.verdict}: {judgment.text}")
+        typer.echo(f"  {judgment.verdict}: {judgment.text}{f' ({judgment.error})' if judgment.error else ''}")
     if result.failed:
         blocked = f", and {result.blocked:,} could not start" if result.blocked else ""
         typer.echo(f"{_many(result.failed, 'unit')} failed{blocked}; see {out.rstrip('/')}/failures.jsonl", err=True)
@@ -157,16 +158,20 @@ def _many(count: int, word: str) -> str:
 
 
 class _Shown:
-    """Shows a study on progress bars: one for all units, one for each worker."""
+    """Shows a study on progress bars: one for all units, one for each worker; in a plain log, a line for each unit."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._warned: set[str] = set()
+        self._begun: dict[Path, float] = {}
+        self._done = self._total = 0
 
     def units(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
         self._bars.show("units", done, total)
 
     def progress(self, lane: int, unit: Unit, progress: Progress) -> None:
+        self._begun.setdefault(unit.folder, time.monotonic())
         self._bars.show(f"worker {lane + 1}", progress.done, progress.total, f"{unit}: {progress.stage}")
 
     def ended(self, lane: int, unit: Unit, outcome: Outcome) -> None:
@@ -177,6 +182,9 @@ class _Shown:
                 self._warned.add(words)
         if outcome.error:
             typer.echo(f"failed: {unit}: {outcome.error}", err=True)
+        elif not self._bars.visible:
+            took = _duration(time.monotonic() - self._begun.pop(unit.folder))
+            typer.echo(f"{self._done + 1:,} of {self._total:,}: {unit}, {took}", err=True)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast, get_args
@@ -79,14 +78,14 @@ def checked_device(device: str) -> str:
     """The device, if this machine has it."""
     import torch
 
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device, re.ASCII)
-    if not match:
-        raise OptionError(f"--device {device}: expected cpu, cuda or cuda:N{nearest(device, ('cpu', 'cuda'))}")
-    if device == "cpu":
+    from modelmoat.core.hardware import gpu_number
+
+    number = gpu_number(device, "--device")
+    if number is None:
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         raise OptionError(f"--device {device}: this machine has no usable CUDA device; fix: --device cpu")
-    if int(match[1] or 0) >= count:
+    if number >= count:
         raise OptionError(f"--device {device}: this machine has CUDA devices 0 to {count - 1}; fix: --device cuda")
     return device

@@ -36,6 +36,11 @@ class Bars:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
+    @property
+    def visible(self) -> bool:
+        """Whether anybody sees them."""
+        return not self._progress.disable
+
     def show(self, name: str, done: int, total: int, words: str = "") -> None:
         """Set how far the bar ``name`` is."""
         if name not in self._tasks:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 HELP = """Ask the records of studies and assessments by SQL, over the table records.
 
-Several folders are read as one table; a record that two of them have counts once. Columns: study, victim_name, victim_seed,
-defense_name, and those of every record, such as defense, attack, budget, seed, clone_accuracy, fidelity and mean_l1.
+Several folders are read as one table; rows with the same cell, victim_name, victim_seed and defense_name count once. Columns:
+study, those three names, and those of every record, such as cell, defense, attack, budget, seed, clone_accuracy, fidelity and
+mean_l1. A study that still runs gives the records so far.
 
 Examples:
 

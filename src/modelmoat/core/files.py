@@ -81,13 +81,16 @@ def append_bytes(descriptor: int, payload: bytes) -> None:
         raise
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of an append-only file; a last line cut short by a crash is dropped with a warning."""
+def read_lines(path: Path, *, repair: bool = True) -> list[str]:
+    """Lines of an append-only file; a last line cut short by a crash is dropped with a warning.
+
+    Without ``repair`` the file stays as it is: its last line may still be being written.
+    """
     if not path.exists():
         return []
     raw = path.read_bytes()
     whole, cut, tail = raw.rpartition(b"\n")
-    if tail:
+    if tail and repair:
         warnings.warn(
             f"{path}: the last line was cut short ({len(tail)} bytes, no line end); it is dropped and its work is done again",
             stacklevel=2,

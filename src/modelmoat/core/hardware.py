@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
+
+from modelmoat.core.errors import OptionError, nearest
+
+
+def gpu_number(device: str, option: str = "device") -> int | None:
+    """Number of the GPU that a name such as ``cuda:1`` means; None for the CPU. Raises `OptionError` for other names."""
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device, re.ASCII)
+    if not match:
+        raise OptionError(f"{option} {device}: expected cpu, cuda or cuda:N{nearest(device, ('cpu', 'cuda'))}")
+    return None if device == "cpu" else int(match[1] or 0)
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -137,11 +137,14 @@ def append_record(directory: Path, record: Record) -> None:
     append_line(directory / RECORDS_FILE, record.model_dump_json())
 
 
-def read_records(directory: Path | str) -> list[Record]:
-    """Records of a run directory, in the order in which they were written; raises `RunError` for a foreign row."""
+def read_records(directory: Path | str, *, repair: bool = True) -> list[Record]:
+    """Records of a run directory, in the order in which they were written; raises `RunError` for a foreign row.
+
+    Without ``repair`` a row that is cut short stays in the file, as `read_lines` has it.
+    """
     path = Path(directory, RECORDS_FILE)
     records = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, repair=repair), start=1):
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from modelmoat.core.files import write_text
 
 RUN_FILE = "run.json"
 _PACKAGES = ("torch", "numpy", "safetensors", "pyarrow", "pillow", "scikit-learn", "onnxruntime")
+_CPU_FILE, _MEMORY_FILE = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 
 
 class RunInfo(BaseModel):
@@ -56,7 +58,28 @@ def package_versions() -> dict[str, str]:
 
 def machine(extra: Mapping[str, str | int] | None = None) -> dict[str, str | int]:
     """What the run ran on; no host name and no user name."""
-    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count() or 0, **(extra or {})}
+    kind = {"system": platform.system(), "processor": platform.machine()}
+    return {**kind, "cores": os.cpu_count() or 0, **_of_linux(), **(extra or {})}
+
+
+def _of_linux() -> dict[str, str | int]:
+    """Name of the CPU and memory in GiB, where the system tells them as Linux does."""
+    found: dict[str, str | int] = {}
+    if name := _told(_CPU_FILE, "model name"):
+        found["cpu"] = name
+    if (memory := _told(_MEMORY_FILE, "MemTotal").removesuffix(" kB")).isdecimal():
+        found["memory_gib"] = round(int(memory) / 2**20)
+    return found
+
+
+def _told(file: Path, key: str) -> str:
+    """What the first line ``key: value`` of a file says; empty where there is none."""
+    with suppress(OSError, UnicodeDecodeError):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return " ".join(value.split())
+    return ""
 
 
 def read_run(directory: Path) -> RunInfo | None:

@@ -104,7 +104,7 @@ def run_study(
         missing = [unit for unit in units if unit.folder not in done]
         if missing:
             Check(study, document).run(trainings)
-        folder.open(study)
+        folder.open(study, command, runs=bool(missing))
         ends = _Ends(folder, watch, len(done), len(done) + len(missing))
         try:
             finished = engine.run(out, command, ends, missing, done)
@@ -115,7 +115,7 @@ def run_study(
                     shelf.put(unit, out)
         judgments = tuple(judge(study.claims, table))
         write_claims(out, judgments)
-        page = write_page(out, study, folder.rows(assessments), judgments, ends.failures)
+        page = write_page(out, study, folder.rows(assessments), judgments, ends.failures, folder.runs())
     unfinished = [unit for unit in missing if unit.folder not in finished]
     return StudyResult(
         records=table.num_rows,

@@ -12,19 +12,28 @@ from functools import cache
 import torch
 
 from modelmoat.assessment.insight import DefenseInsight
-from modelmoat.assessment.suites import find_suite, has_a_use, misfit
+from modelmoat.assessment.scene import check_attack, check_output, find_start, fit_suite, usable_pool
+from modelmoat.assessment.spec import AssessmentSpec
+from modelmoat.assessment.suites import has_a_use
 from modelmoat.attacks import Attack
-from modelmoat.core.errors import DataError, ModelmoatError
-from modelmoat.core.shapes import by, reshape_options
+from modelmoat.core.errors import ModelmoatError
+from modelmoat.core.hardware import gpu_number
 from modelmoat.data import ImageSet, Splits, load, load_splits
+from modelmoat.defenses import Defense, Preparation, parse_defense
 from modelmoat.defenses.calibration import find_dial
-from modelmoat.models import create_network
+from modelmoat.models import TorchPredictor, create_network
 from modelmoat.studies.document import Document, Place
-from modelmoat.studies.study import Study
+from modelmoat.studies.study import DefensePlan, Study
 from modelmoat.studies.units import AssessUnit, TrainUnit
 from modelmoat.training import FitSettings
 
 _STEPS = 5
+_KEYS = {
+    "--pool ": "pool: ",
+    "--drop-overlap": "drop_overlap: true",
+    "--clone-arch": "arch of clone",
+    "--calibrate NAME": "step: NAME",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,8 @@ class Check:
     def __init__(self, study: Study, document: Document) -> None:
         self._study, self._document = study, document
         self._splits = cache(load_splits)
-        self._pools = cache(load)
+        self._pools: dict[tuple[str, int], ImageSet] = {}
+        self._clone_archs: dict[tuple[str, int, str], str] = {}
         self._step_seconds = cache(step_seconds)
 
     def run(self, trainings: Sequence[TrainUnit]) -> None:
@@ -65,8 +75,8 @@ class Check:
         """What these units take."""
         attackers = [(unit, self._attackers(unit)) for unit in assessments]
         queries = sum(attack.sends for _, attacks in attackers for attack in attacks) * max(self._study.budgets)
-        seconds = None
-        if torch.device(self._study.device).type == "cpu" or torch.cuda.is_available():
+        seconds, gpu = None, gpu_number(self._study.device)
+        if gpu is None or gpu < torch.cuda.device_count():
             clones = sum(len(attacks) * self._clone_seconds(unit.victim) for unit, attacks in attackers)
             seconds = sum(map(self._victim_seconds, trainings)) + clones
         cells = sum(len(attacks) for _, attacks in attackers) * len(self._study.budgets)
@@ -77,28 +87,33 @@ class Check:
         with self._at((*victim, "data")):
             test = self._data(unit).test
         with self._at((*victim, "arch")):
-            create_network(unit.plan.arch, num_classes=test.num_classes, input_shape=test.shape, seed=0)
-        with self._at(("clone", "arch")):
-            create_network(self._clone_arch(unit), num_classes=test.num_classes, input_shape=test.shape, seed=0)
-        self._check_calibrations(unit, test.num_classes)
+            network = create_network(unit.plan.arch, num_classes=test.num_classes, input_shape=test.shape, seed=0)
+        self._check_defenses(unit, TorchPredictor(network, arch=unit.plan.arch))
+        with self._at(("output",)):
+            check_output(self._spec(unit), unit.name, test.num_classes)
         with self._at(("pool",)):
-            pool = self._pool(unit)
-            _check_shape(self._study.pool, pool, test)
+            self._pool(unit)
+        with self._at(("clone", "init" if self._study.clone.init else "arch")):
+            arch = self._clone_arch(unit)
+            create_network(arch, num_classes=test.num_classes, input_shape=test.shape, seed=0)
         for number, attack in enumerate(self._study.attacks):
             with self._at(("attacks", number)):
-                self._check_attack(attack, unit, pool)
+                for one in filter(None, (attack, attack.beside())):
+                    self._check_attack(one, unit)
 
-    def _check_calibrations(self, unit: TrainUnit, classes: int) -> None:
+    def _check_defenses(self, unit: TrainUnit, untrained: TorchPredictor) -> None:
+        """Let defenses that are cheap to prepare, and calibrations, refuse the victim."""
         own: Place = () if unit.plan.defenses is None else ("victims", unit.name)
+        preparation = Preparation(predictor=untrained, train=self._data(unit).train)
         for number, plan in enumerate(self._study.defenses_of(unit.name)):
-            if plan.calibrate:
-                with self._at((*own, "defenses", number)):
-                    find_dial(plan.defense, classes, plan.calibrate.step)
+            with self._at((*own, "defenses", number)):
+                if plan.calibrate:
+                    find_dial(plan.defense, untrained.num_classes, plan.calibrate.step)
+                elif "training" not in plan.defense.needs:
+                    plan.defense.prepare(preparation)
 
-    def _check_attack(self, attack: Attack, unit: TrainUnit, pool: ImageSet) -> None:
-        if not attack.own_kind:
-            attack.check(self._study.budgets, len(pool))
-            attack.check_fit(pool, self._data(unit).test.num_classes)
+    def _check_attack(self, attack: Attack, unit: TrainUnit) -> None:
+        check_attack(attack, self._spec(unit), self._pool(unit), self._data(unit), unit.plan.data_seed)
         for plan in self._study.defenses_of(unit.name):
             attack.check_insight(DefenseInsight(plan.defense))
 
@@ -107,22 +122,14 @@ class Check:
         try:
             yield
         except ModelmoatError as error:
-            raise self._document.error(place, str(error)) from error
+            raise self._document.error(place, _of_a_study(str(error))) from error
 
     def _attackers(self, unit: AssessUnit) -> list[Attack]:
         """Who attacks, as far as that is known before the victim is there."""
-        study, insight = self._study, DefenseInsight(unit.defense.defense)
-        asked = unit.spec("", unit.defense.defense).attackers
-        classes = self._data(unit.victim).test.num_classes
-        suite = find_suite(study.suite).attackers() if study.suite else ()
-        fitting = [
-            attack
-            for attack in suite
-            if attack not in asked
-            and has_a_use(attack, insight)
-            and (attack.own_kind or not misfit(attack, self._pool(unit.victim), study.budgets, classes, study.output))
-        ]
-        return [*asked, *fitting]
+        spec, insight = self._spec(unit.victim, unit.defense.defense), DefenseInsight(unit.defense.defense)
+        fitting, _ = fit_suite(spec, self._pool(unit.victim), self._data(unit.victim), unit.victim.plan.data_seed)
+        useful = [attack for attack in fitting if attack not in spec.attackers and has_a_use(attack, insight)]
+        return [*spec.attackers, *useful]
 
     def _victim_seconds(self, unit: TrainUnit) -> float:
         return self._seconds(unit, unit.plan.arch, unit.plan.fit, len(self._data(unit).train))
@@ -142,10 +149,26 @@ class Check:
         return self._splits(unit.plan.data, seed=unit.plan.data_seed)
 
     def _pool(self, unit: TrainUnit) -> ImageSet:
-        return self._pools(self._study.pool, seed=unit.plan.data_seed)
+        """What an attacker may send to this victim; raises `DataError` where that does not fit it."""
+        key = (unit.plan.data, unit.plan.data_seed)
+        if key not in self._pools:
+            pool = load(self._study.pool, seed=unit.plan.data_seed)
+            self._pools[key] = usable_pool(self._spec(unit), pool, self._data(unit))
+        return self._pools[key]
 
     def _clone_arch(self, unit: TrainUnit) -> str:
-        return self._study.clone.arch or unit.plan.arch
+        """Architecture of the clones; raises as `find_start` does."""
+        key = (unit.plan.data, unit.plan.data_seed, unit.plan.arch)
+        if key not in self._clone_archs:
+            classes = self._data(unit).test.num_classes
+            start = find_start(self._spec(unit), unit.plan.arch, classes, self._pool(unit))
+            self._clone_archs[key] = start.network.arch if start else self._study.clone.arch or unit.plan.arch
+        return self._clone_archs[key]
+
+    def _spec(self, unit: TrainUnit, defense: Defense | None = None) -> AssessmentSpec:
+        """The assessment of a victim that is not there yet, behind a defense or none."""
+        plan = DefensePlan(defense=defense or parse_defense("none"))
+        return AssessUnit(self._study, unit, plan, seed=0).spec(unit.name, plan.defense)
 
 
 def step_seconds(arch: str, classes: int, shape: tuple[int, int, int], batch: int, device: str = "cpu") -> float:
@@ -178,9 +201,8 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def _check_shape(reference: str, pool: ImageSet, test: ImageSet) -> None:
-    if pool.shape != test.shape:
-        raise DataError(
-            f"'{reference}' has images of {by(pool.shape)}, the victim takes {by(test.shape)} (channels x height x width); "
-            f"fix: {reference},{reshape_options(pool.shape, test.shape)}"
-        )
+def _of_a_study(words: str) -> str:
+    """An error that speaks of options of ``assess``, with the keys of a study in their place."""
+    for option, key in _KEYS.items():
+        words = words.replace(option, key)
+    return words

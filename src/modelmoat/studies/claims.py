@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from modelmoat.core.errors import OptionError
+from modelmoat.core.errors import OptionError, require
 from modelmoat.core.files import write_text
 from modelmoat.metrics.intervals import Interval, mean_interval
 from modelmoat.studies.document import Document
 from modelmoat.studies.expectation import Verdict
-from modelmoat.studies.query import run_sql
+from modelmoat.studies.query import Answer, run_sql
 from modelmoat.studies.study import Claim
 from modelmoat.studies.table import to_table
 
 CLAIMS_FILE = "claims.json"
+_NUMBERS = re.compile(r'U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(.*\)|BOOLEAN|"?NULL"?')
 
 
 class Judgment(BaseModel):
-    """A claim and what was measured: mean, half width of the 95 % interval, and the values behind them."""
+    """A claim and what was measured: mean, half width of the 95 % interval, and the values behind them.
+
+    ``error`` says why nothing could be measured on the records that there are.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,6 +40,7 @@ class Judgment(BaseModel):
     values: tuple[float, ...]
     mean: float | None
     half_width: float | None
+    error: str = ""
 
     @property
     def interval(self) -> Interval | None:
@@ -47,18 +52,18 @@ def check_claims(claims: Sequence[Claim], document: Document) -> None:
     """Run every measure on an empty table, so that a mistake in it shows before anything is trained.
 
     Raises:
-        OptionError: a measure is no SQL, or names a column that records do not have.
+        OptionError: a measure is not one query, names a column that records do not have, or its last column has no numbers.
     """
     empty = to_table([])
     for number, claim in enumerate(claims):
         try:
-            _numbers(run_sql(empty, claim.measure).rows)
+            _numbers(run_sql(empty, claim.measure))
         except OptionError as error:
             raise document.error(("claims", number, "measure"), str(error)) from error
 
 
 def judge(claims: Sequence[Claim], table: pa.Table) -> list[Judgment]:
-    """Verdicts on claims; where records that a measure needs are missing, the claim is not tested."""
+    """Verdicts on claims; one whose records are missing, or whose measure fails on them, is not tested."""
     return [_judged(claim, table) for claim in claims]
 
 
@@ -69,7 +74,7 @@ def write_claims(directory: Path, judgments: Sequence[Judgment]) -> None:
 
 
 def _judged(claim: Claim, table: pa.Table) -> Judgment:
-    values = _numbers(run_sql(table, claim.measure).rows)
+    values, error = _measured(claim, table)
     measured = mean_interval(values) if values else None
     return Judgment(
         **claim.model_dump(include={"text", "source", "published", "expect", "note"}),
@@ -77,14 +82,28 @@ def _judged(claim: Claim, table: pa.Table) -> Judgment:
         values=tuple(values),
         mean=measured.mean if measured else None,
         half_width=measured.half_width if measured else None,
+        error=error,
     )
 
 
-def _numbers(rows: Sequence[tuple[Any, ...]]) -> list[float]:
-    """The last column, without what is missing."""
-    found = [row[-1] for row in rows if row[-1] is not None]
+def _measured(claim: Claim, table: pa.Table) -> tuple[list[float], str]:
+    """The values of a claim, or none and why."""
     try:
-        numbers = [float(value) for value in found]
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"the last column has {found[0]!r}, expected numbers, one for each seed") from error
+        return _numbers(run_sql(table, claim.measure)), ""
+    except OptionError as error:
+        return [], str(error)
+
+
+def _numbers(answer: Answer) -> list[float]:
+    """The last column, without what is missing."""
+    name, kind = answer.columns[-1], answer.types[-1]
+    require(
+        _NUMBERS.fullmatch(kind) is not None,
+        f"the last column, {name}, is of type {kind}; expected numbers, one for each seed; fix: put the value last",
+    )
+    numbers = [float(row[-1]) for row in answer.rows if row[-1] is not None]
+    require(
+        not any(map(math.isinf, numbers)),
+        f"the last column, {name}, has an infinite value; fix: NULL where it has none",
+    )
     return [number for number in numbers if not math.isnan(number)]

@@ -15,7 +15,7 @@ from modelmoat.core.errors import OptionError, UnknownReference
 Place = Sequence[str | int]
 """Keys and positions that lead to a value, outermost first."""
 
-_EXTENDS = "extends"
+EXTENDS, GRID = "extends", "grid"  # keys that are gone once the file is read
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Document:
         """What is wrong, with the line and the key where it is."""
         key = ".".join(map(str, place))
         mark = self._mark(place)
-        return OptionError(f"{mark.name}, line {mark.line + 1}{f', {key}' if key else ''}: {words}")
+        return OptionError(f"{_line(mark)}{f', {key}' if key else ''}: {words}")
 
     def _mark(self, place: Place) -> yaml.Mark:
         """File and line of a key, or of the nearest thing around it that is there."""
@@ -57,26 +57,34 @@ def read_document(path: Path) -> Document:
 
     Raises:
         UnknownReference: there is no such file.
-        OptionError: it is not YAML, is empty, has a key twice, or extends itself.
+        OptionError: it is not YAML, is empty, has a key twice or one that is no name, or contains or extends itself.
     """
-    root = _tree(path, ())
+    return from_tree(path, _tree(path, ()))
+
+
+def from_tree(path: Path, root: yaml.Node) -> Document:
+    """The document of a tree; raises `OptionError` for values that YAML cannot read."""
     with _yaml_errors(path):
-        value = yaml.SafeLoader("").construct_document(root)
-    return Document(path, value, root)
+        return Document(path, yaml.SafeLoader("").construct_document(root), root)
 
 
 def _tree(path: Path, extended_by: tuple[Path, ...]) -> yaml.Node:
     """The tree of a file, with what it takes from another."""
     root = _own_tree(path)
-    base = _inside(root, _EXTENDS)
+    base = _inside(root, EXTENDS)
     if base is None or not isinstance(root, yaml.MappingNode):
         return root
     mark, node = base
-    other = path.parent / str(node.value)
+    where = f"{_line(mark)}, {EXTENDS}"
+    if not isinstance(node, yaml.ScalarNode):
+        raise OptionError(f"{where}: expected the path of one study file, got {_kind(node)}")
+    other = path.parent / node.value
     if other.resolve() in extended_by or other.resolve() == path.resolve():
-        raise OptionError(f"{mark.name}, line {mark.line + 1}, {_EXTENDS}: '{node.value}' extends this file in turn")
+        raise OptionError(f"{where}: '{node.value}' extends this file in turn")
+    if not other.is_file():
+        raise UnknownReference(f"{where}: there is no file '{other}'; fix: a path from the folder of this file")
     taken = _tree(other, (*extended_by, path.resolve()))
-    own = [pair for pair in root.value if pair[0].value != _EXTENDS]
+    own = [pair for pair in root.value if pair[0].value != EXTENDS]
     names = {key.value for key, _ in own}
     more = [pair for pair in taken.value if pair[0].value not in names] if isinstance(taken, yaml.MappingNode) else []
     return yaml.MappingNode(root.tag, own + more, root.start_mark, root.end_mark)
@@ -96,7 +104,7 @@ def _own_tree(path: Path) -> yaml.Node:
     loader.dispose()
     if root is None:
         raise OptionError(f"{path} is empty; fix: see the studies folder of the project for examples")
-    _refuse_doubles(root)
+    _check_tree(root, set(), set())
     return root
 
 
@@ -121,19 +129,42 @@ def _inside(node: yaml.Node, step: str | int) -> tuple[yaml.Mark, yaml.Node] | N
     return None
 
 
-def _refuse_doubles(node: yaml.Node) -> None:
-    """Raise where a mapping has a key twice; YAML readers silently keep the last."""
-    if isinstance(node, yaml.SequenceNode):
-        for inner in node.value:
-            _refuse_doubles(inner)
+def _check_tree(node: yaml.Node, around: set[int], checked: set[int]) -> None:
+    """Raise for what YAML allows and a study cannot have.
+
+    Args:
+        node: what to check, with all that is in it.
+        around: identities of the nodes that it is in; an alias may lead back to one.
+        checked: identities of the nodes that are fine; aliases lead to some of them again.
+    """
+    if id(node) in around:
+        raise OptionError(f"{_line(node.start_mark)}: {_kind(node)} that contains itself; fix: remove the alias in it")
+    if id(node) in checked or isinstance(node, yaml.ScalarNode):
+        return
     if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, inner in node.value:
-            mark = key.start_mark
-            if key.value in seen:
-                raise OptionError(
-                    f"{mark.name}, line {mark.line + 1}: '{key.value}' is there twice, first in line {seen[key.value]}; "
-                    "fix: remove one"
-                )
-            seen[str(key.value)] = mark.line + 1
-            _refuse_doubles(inner)
+        _check_keys(node)
+    for inner in (value for _, value in node.value) if isinstance(node, yaml.MappingNode) else node.value:
+        _check_tree(inner, {*around, id(node)}, checked)
+    checked.add(id(node))
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Raise where a key is no name, or is there twice; YAML readers silently keep the last."""
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        where = _line(key.start_mark)
+        if not isinstance(key, yaml.ScalarNode):
+            raise OptionError(f"{where}: {_kind(key)} as a key, expected a name")
+        if key.value in seen:
+            raise OptionError(
+                f"{where}: '{key.value}' is there twice, first in line {seen[key.value]}; fix: remove one"
+            )
+        seen[key.value] = key.start_mark.line + 1
+
+
+def _line(mark: yaml.Mark) -> str:
+    return f"{mark.name}, line {mark.line + 1}"
+
+
+def _kind(node: yaml.Node) -> str:
+    return {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}.get(type(node), "a value")

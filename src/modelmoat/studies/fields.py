@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from modelmoat.assessment.spec import LARGEST_SEED
-from modelmoat.core.errors import ModelmoatError, nearest, unknown
+from modelmoat.core.errors import ModelmoatError, OptionError, nearest, unknown
+from modelmoat.core.hardware import gpu_number
 from modelmoat.models import arch_names
 from modelmoat.training import FitSettings
 
@@ -40,10 +41,12 @@ def told(read: Callable[[Any], T]) -> Callable[[Any], T]:
     return reader
 
 
-def method(parse: Callable[[str], T]) -> BeforeValidator:
-    """A field that is written as text, such as a method with its parameters."""
+def method(parse: Callable[[str], T], example: str) -> BeforeValidator:
+    """A field that is written as text, such as a method with its parameters; ``example`` is one that can be read."""
 
     def read(value: Any) -> Any:
+        if value is None or isinstance(value, (int, float, list, dict)):
+            raise OptionError(f"expected text such as '{example}', got {'nothing' if value is None else repr(value)}")
         return parse(value) if isinstance(value, str) else value
 
     return BeforeValidator(told(read))
@@ -90,6 +93,11 @@ def _read_name(name: str) -> str:
     return name
 
 
+def _read_device(name: str) -> str:
+    gpu_number(name)  # refuses other names
+    return name
+
+
 def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
     doubles = [value for position, value in enumerate(values) if value in values[:position]]
     if doubles:
@@ -98,6 +106,7 @@ def _each_once(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 Arch = Annotated[str, AfterValidator(told(_read_arch))]
+Device = Annotated[str, AfterValidator(told(_read_device))]
 Name = Annotated[str, AfterValidator(_read_name)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, le=LARGEST_SEED)], ...], Field(min_length=1), AfterValidator(_each_once)
@@ -110,9 +119,12 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    file_keys: ClassVar[tuple[str, ...]] = ()
+    """Further keys that the file may have; other keys take their place before it is read."""
+
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            _check_keys(value, tuple(cls.model_fields))
+            _check_keys(value, (*cls.model_fields, *cls.file_keys))
         return value

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from modelmoat import __version__
 from modelmoat.core.errors import RunError
@@ -23,10 +25,15 @@ FAILURES_FILE = "failures.jsonl"
 
 
 class StudyFolder:
-    """What a study has made so far."""
+    """What a study has made so far.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: the folder.
+        repair: drop rows of records that a crash cut short; not where another process may be writing them.
+    """
+
+    def __init__(self, root: Path, *, repair: bool = True) -> None:
+        self.root, self._repair = root, repair
 
     def check(self, study: Study, trainings: Sequence[TrainUnit]) -> None:
         """Check that the folder is this study's, or nobody's yet.
@@ -47,18 +54,28 @@ class StudyFolder:
                     "name, choose another --out, or remove that folder"
                 )
 
-    def open(self, study: Study) -> None:
-        """Write down what runs now, and forget the failures of earlier runs."""
-        page = {
-            "study": study.model_dump(mode="json"),
-            "updated": now(),
-            "package_version": __version__,
-            "versions": package_versions(),
-            "machine": machine(),
-        }
-        write_text(self.root / STUDY_FILE, json.dumps(page, indent=2) + "\n")
+    def open(self, study: Study, command: Sequence[str], *, runs: bool) -> None:
+        """Write down the study as it is now and, where units run, with what; forget the failures of earlier runs."""
+        before = self._page(self.root / STUDY_FILE) or {}
+        page = {**before, "study": study.model_dump(mode="json"), "runs": self.runs()}
+        if runs:
+            page |= {
+                "updated": now(),
+                "package_version": __version__,
+                "versions": package_versions(),
+                "machine": machine(),
+            }
+            page["runs"] += [{**_run(page), "command": list(command)}]
+        if page != before:
+            write_text(self.root / STUDY_FILE, json.dumps(page, indent=2) + "\n")
         with disk_errors(self.root / FAILURES_FILE):
             (self.root / FAILURES_FILE).unlink(missing_ok=True)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """When and with what units ran: one entry for each start that had any to run, oldest first."""
+        page = self._page(self.root / STUDY_FILE) or {}
+        known: list[dict[str, Any]] = page.get("runs", [_run(page)] if "updated" in page else [])
+        return known
 
     def is_done(self, unit: Unit) -> bool:
         """Whether a unit has all that it is to make."""
@@ -79,12 +96,23 @@ class StudyFolder:
         row = {"time": now(), "unit": str(unit), "folder": str(unit.folder), "error": error, "traceback": trace}
         append_line(self.root / FAILURES_FILE, json.dumps(row))
 
+    def study(self) -> Study | None:
+        """The study that was last begun here; None where there was none, raises `RunError` for one of another version."""
+        page = self._page(self.root / STUDY_FILE)
+        try:
+            return None if page is None else Study.model_validate(page.get("study"))
+        except ValidationError as error:
+            raise RunError(
+                f"{self.root / STUDY_FILE} is of another version of modelmoat: {error.errors()[0]['msg']}; "
+                "fix: use the version that wrote it"
+            ) from error
+
     def rows(self, units: Sequence[AssessUnit]) -> list[Row]:
         """All records of these units; of a finished one those that the study asks for now."""
         return [Row.of(unit, record) for unit in units for record in self._records(unit)]
 
     def _records(self, unit: AssessUnit) -> list[Record]:
-        records = read_records(self.root / unit.folder)
+        records = read_records(self.root / unit.folder, repair=self._repair)
         page = self._page(self.root / unit.folder / DONE_FILE)
         if page is None or page["unit"] != unit.digest():
             return records
@@ -99,3 +127,8 @@ class StudyFolder:
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}; fix: remove it, and run the same command again") from error
         return page
+
+
+def _run(page: Mapping[str, Any]) -> dict[str, Any]:
+    """The last run that a page tells of; the only one that pages of earlier versions know."""
+    return {"time": page["updated"], **{name: page[name] for name in ("package_version", "versions", "machine")}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from markupsafe import Markup
 from modelmoat import __version__
 from modelmoat.core.files import write_text
 from modelmoat.core.records import Record
-from modelmoat.core.runs import machine, package_versions
 from modelmoat.metrics.intervals import Interval, mean_interval
 from modelmoat.report import Gap, gaps
 from modelmoat.report.gap import gap_points
@@ -33,26 +32,47 @@ def write_page(
     rows: Sequence[Row],
     judgments: Sequence[Judgment],
     failures: Mapping[str, str],
+    runs: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write ``study.html`` into the study's folder; one file that loads nothing from anywhere."""
+    """Write ``study.html`` into the study's folder; one file that loads nothing from anywhere.
+
+    Args:
+        directory: the folder.
+        study: what ran.
+        rows: all records.
+        judgments: on the claims.
+        failures: errors of units that failed now.
+        runs: when and with what units ran, as ``study.json`` has it.
+    """
     environment = page_environment("modelmoat.studies")
     style = files("modelmoat.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
     page = environment.get_template("study.html.j2").render(
         style=Markup(style),  # noqa: S704 - our own file
         study=study,
-        version=__version__,
+        version=_all_of(run["package_version"] for run in runs) or __version__,
         records=len(rows),
         claims=[_claim_row(judgment) for judgment in judgments],
         counts={verdict: sum(one.verdict == verdict for one in judgments) for verdict in _MARKS},
         cells=cell_rows(rows),
         gaps=gap_rows(rows),
         failures=failures,
-        machine=machine(),
-        versions=package_versions(),
+        machine=_by_name([run["machine"] for run in runs]),
+        versions=_by_name([run["versions"] for run in runs]),
     )
     path = directory / PAGE_FILE
     write_text(path, page)
     return path
+
+
+def _by_name(parts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What several runs had, by name."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: _all_of(part[name] for part in parts if name in part) for name in names}
+
+
+def _all_of(values: Iterable[Any]) -> str:
+    """Different values in order: ``2 / 16``."""
+    return " / ".join(dict.fromkeys(map(str, values)))
 
 
 def cell_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -115,7 +135,7 @@ def _claim_row(judgment: Judgment) -> dict[str, str]:
         "text": judgment.text,
         "source": judgment.source,
         "published": judgment.published,
-        "measured": measured_words(judgment.interval),
+        "measured": judgment.error or measured_words(judgment.interval),
         "expect": judgment.expect,
         "verdict": judgment.verdict,
         "mark": _MARKS[judgment.verdict],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ TABLE = "records"
 
 @dataclass(frozen=True)
 class Answer:
-    """Columns and rows of a query."""
+    """Columns, their DuckDB types, and rows of a query."""
 
     columns: tuple[str, ...]
+    types: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
 
@@ -24,7 +26,7 @@ def run_sql(table: pa.Table, sql: str) -> Answer:
     """Run one query over a table of records.
 
     Raises:
-        OptionError: it is no SQL, names what is not there, or DuckDB is not installed.
+        OptionError: it is no SQL or not one query, names what is not there, or DuckDB is not installed.
     """
     duckdb = _duckdb()
     with duckdb.connect(":memory:", config={"threads": "1"}) as connection:
@@ -33,11 +35,19 @@ def run_sql(table: pa.Table, sql: str) -> Answer:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            found = connection.execute(sql)
-            columns = tuple(column[0] for column in found.description or ())
-            return Answer(columns, tuple(found.fetchall()))
+            found = connection.sql(_one_query(connection.extract_statements(sql)))
+            return Answer(tuple(found.columns), tuple(map(str, found.types)), tuple(found.fetchall()))
         except duckdb.Error as error:
             raise OptionError(f"SQL: {' '.join(str(error).split())}") from error
+
+
+def _one_query(statements: Sequence[Any]) -> Any:
+    """The only statement, if it asks for rows; `MULTI` is a pivot."""
+    kinds = [statement.type.name for statement in statements]
+    if len(kinds) != 1 or kinds[0] not in ("SELECT", "MULTI", "EXPLAIN"):
+        given = " and ".join(kinds) or "nothing"
+        raise OptionError(f"SQL: {given} given, expected one query; fix: one SELECT")
+    return statements[0]
 
 
 def _duckdb() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError, field_serializer, model_validator
 from pydantic_core import ErrorDetails
@@ -14,13 +14,24 @@ from modelmoat.attacks.thief import CLONE_FIT
 from modelmoat.core.errors import ModelmoatError
 from modelmoat.defenses import Defense, UtilityBudget, parse_defense
 from modelmoat.recipes import Recipe, parse_recipe
-from modelmoat.studies.document import Document, read_document
+from modelmoat.studies.document import EXTENDS, GRID, Document, read_document
 from modelmoat.studies.expectation import Expectation
-from modelmoat.studies.fields import Arch, Budgets, Name, Part, Seeds, at_key, fit_over, method
+from modelmoat.studies.fields import Arch, Budgets, Device, Name, Part, Seeds, at_key, fit_over, method
+from modelmoat.studies.grid import with_grids
 from modelmoat.training import FitSettings
 from modelmoat.training.evasion import Evasion, parse_evasion
 from modelmoat.victims import OutputFormat
 
+_MAPPING = "a mapping of keys to values"
+_KINDS = {
+    **dict.fromkeys(("model_type", "dict_type", "dataclass_type"), _MAPPING),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "tuple_type": "a list",
+    "string_type": "text",
+}
+"""What is expected, by pydantic's kinds of error, whose own words are those of Python."""
 _VICTIM_FIT = FitSettings(lr=0.05)
 
 
@@ -47,7 +58,9 @@ class Limits(Part):
 class DefensePlan(Part):
     """One defense, with its parameters as given or calibrated to limits."""
 
-    defense: Annotated[Defense, method(parse_defense)]
+    file_keys: ClassVar[tuple[str, ...]] = (GRID,)
+
+    defense: Annotated[Defense, method(parse_defense, "rounding:decimals=1")]
     calibrate: Limits | None = None
     name: str = Field(default="", description="what tables call it; made from the rest if left out")
 
@@ -74,7 +87,7 @@ class VictimPlan(Part):
     data: str
     data_seed: int = Field(default=0, ge=0)
     arch: Arch
-    recipe: Annotated[Recipe, method(parse_recipe)]
+    recipe: Annotated[Recipe, method(parse_recipe, "standard")]
     fit: Annotated[FitSettings, fit_over(_VICTIM_FIT)] = _VICTIM_FIT
     seeds: Seeds | None = Field(
         default=None,
@@ -107,7 +120,7 @@ class Claim(Part):
     source: str
     published: str = Field(description="what the paper says, a number or words", coerce_numbers_to_str=True)
     measure: str
-    expect: Annotated[Expectation, method(Expectation.parse)]
+    expect: Annotated[Expectation, method(Expectation.parse, "> 0.1")]
     note: str = Field(default="", description="what differs from the paper")
 
     @field_serializer("expect")
@@ -118,22 +131,24 @@ class Claim(Part):
 class Study(Part):
     """Victims x defenses x attackers x budgets x seeds, and the claims to test."""
 
+    file_keys: ClassVar[tuple[str, ...]] = (EXTENDS,)
+
     study: Name
     about: str = ""
     victims: dict[Name, VictimPlan] = Field(min_length=1)
     defenses: Annotated[tuple[DefensePlan, ...], Field(min_length=1)]
-    attacks: tuple[Annotated[Attack, method(parse_attack)], ...] = ()
+    attacks: tuple[Annotated[Attack, method(parse_attack, "knockoff")], ...] = ()
     suite: str | None = None
     pool: str
     drop_overlap: bool = False
     budgets: Budgets
     seeds: Seeds = (0,)
-    output: Annotated[OutputFormat, method(OutputFormat.parse)] = OutputFormat()
+    output: Annotated[OutputFormat, method(OutputFormat.parse, "label")] = OutputFormat()
     clone: ClonePlan = ClonePlan()
     accounts: int = Field(default=1, ge=1)
     benign_share: float = Field(default=0.0, ge=0, lt=1)
-    device: str = "cpu"
-    robust: Annotated[Evasion, method(parse_evasion)] | None = None
+    device: Device = "cpu"
+    robust: Annotated[Evasion, method(parse_evasion, "pgd")] | None = None
     robust_images: int = Field(default=1000, ge=1)
     target_fidelity: float = Field(default=0.7, gt=0, le=1)
     claims: tuple[Claim, ...] = ()
@@ -205,19 +220,23 @@ def load_study(path: Path) -> tuple[Study, Document]:
         UnknownReference: there is no such file.
         OptionError: it is no study; the message has the line and the key.
     """
-    document = read_document(path)
+    document = with_grids(read_document(path))
     try:
         return Study.model_validate(document.value), document
     except ValidationError as error:
         first, *others = error.errors()
         key = first.get("ctx", {}).get("key")
-        place = (*first["loc"], *([key] if key else []))
+        place = [*(step for step in first["loc"] if step != "[key]"), *([key] if key else [])]
         more = f" (and {len(others)} more)" if others else ""
         raise document.error(place, _words(first) + more) from error
 
 
 def _words(error: ErrorDetails) -> str:
-    """What is wrong, with the value where pydantic leaves it out."""
+    """What is wrong in a user's words, with the value where pydantic leaves it out."""
     words, given = error["msg"].removeprefix("Value error, "), error["input"]
-    by_us = error["type"] in ("value_error", "at_key", "missing")
-    return words if by_us or not isinstance(given, (str, int, float)) else f"{words}, got {given!r}"
+    if error["type"] in ("value_error", "at_key", "missing"):
+        return words
+    kind = _KINDS.get(error["type"])
+    if kind:
+        return f"expected {kind}, got {'nothing' if given is None else repr(given)}"
+    return f"{words}, got {given!r}" if isinstance(given, (str, int, float)) else words

@@ -71,10 +71,11 @@ def write_table(directory: Path, rows: Iterable[Row]) -> pa.Table:
 def read_tables(directories: Sequence[Path]) -> pa.Table:
     """The records of several folders of ``bench`` or ``assess``, or Parquet files, as one table, each cell once.
 
-    Columns that a folder of ``assess`` does not have are empty. The first folder that has a cell gives its row.
+    Columns that a folder of ``assess`` does not have are empty. The first folder that has a cell gives its row. Of a study
+    or an assessment that still runs for the first time, the records so far are read, with a warning.
 
     Raises:
-        RunError: a folder has no table, or one that cannot be read.
+        RunError: a folder has neither a table nor records, or some that cannot be read.
     """
     tables = [_read(directory) for directory in directories]
     merged = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
@@ -87,19 +88,24 @@ def read_tables(directories: Sequence[Path]) -> pa.Table:
 def _read(directory: Path) -> pa.Table:
     path = directory if directory.is_file() else directory / PARQUET_FILE
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path) if path.exists() else _so_far(directory)
         wanted = schema()
         columns = [
             table[field.name].cast(field.type) if _castable(table, field) else _converted(table, field)
             for field in wanted
         ]
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{directory} has no {PARQUET_FILE}; fix: name a folder that modelmoat bench or assess wrote and finished"
-        ) from error
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path} cannot be read: {error}; fix: run the command that wrote it again") from error
     return pa.Table.from_arrays(columns, schema=wanted)
+
+
+def _so_far(directory: Path) -> pa.Table:
+    from modelmoat.studies.unfinished import unfinished_table  # it needs this module
+
+    table = unfinished_table(directory)
+    if table is None:
+        raise RunError(f"{directory} has no {PARQUET_FILE}; fix: name a folder that modelmoat bench or assess wrote")
+    return table
 
 
 def _castable(table: pa.Table, field: pa.Field) -> bool:
