@@ -53,7 +53,7 @@ def read_rows(sources: Sequence[Path]) -> list[Entry]:
 
 def _read(source: Path) -> list[Entry]:
     if (source / RECORDS_FILE).is_file() and not (source / PARQUET_FILE).is_file():  # not finished, or cut short
-        return [Entry("", "", 0, "", record) for record in read_records(source)]
+        return [Entry("", "", 0, "", record) for record in read_records(source, repair=False)]
     plans = read_plans(source.parent if source.is_file() else source)
     return [_entry(source, values, plans) for values in read_tables([source]).to_pylist()]
 

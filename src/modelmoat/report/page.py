@@ -78,7 +78,7 @@ def _read(directory: Path) -> tuple[RunInfo, list[Record]]:
             f"{directory} has no {RUN_FILE}, so nobody could repeat what a report shows; "
             "fix: name a folder that modelmoat assess wrote, or run modelmoat assess with that folder again"
         )
-    records = read_records(directory)
+    records = read_records(directory, repair=False)  # it may still be written
     if not records:
         raise RunError(
             f"{directory} has no records in {RECORDS_FILE}, so there is nothing to report; "
