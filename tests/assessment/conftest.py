@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def lasting() -> Callable[[Record], dict[str, Any]]:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Inputs of queries that reached a model; those of measurements on test images, which nobody pays, are left out."""
+    from modelmoat.assessment import Kept
+    from modelmoat.attacks.clones import CloneCache
     from modelmoat.victims import BatchMemory, Victim
 
     reached: list[Tensor] = []
@@ -80,7 +83,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
             reached.extend(inputs)
         return predict(self, inputs)
 
-    monkeypatch.setattr("modelmoat.assessment.run.BatchMemory", lambda: BatchMemory(memory_mb=0))  # every one shows
+    forgetful = Kept(answers=BatchMemory(memory_mb=0))  # every query shows
+    monkeypatch.setattr("modelmoat.assessment.run.Kept", lambda: replace(forgetful, clones=CloneCache()))
     monkeypatch.setattr(Victim, "query", watched_query)
     monkeypatch.setattr(TorchPredictor, "predict", watched_predict)
     return reached
