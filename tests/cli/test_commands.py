@@ -210,7 +210,7 @@ def test_list_gives_parameters_with_their_defaults_and_nothing_else(modelmoat: C
     assert rows["knockoff"]["parameters"] == {"targets": "soft"}
     jbda = {"targets": "soft", "seeds": 150, "round_epochs": 10, "step": 0.1, "rule": "papernot"}
     assert rows["jbda"]["parameters"].items() >= jbda.items()
-    assert rows["jbda"]["outputs"] == ["label", "probabilities", "top-k"]
+    assert rows["jbda"]["outputs"] == ["label", "probabilities", "probabilities+explanation", "top-k"]
     for name, row in rows.items():
         assert set(row["parameters"]) == set(ATTACKS.get(name)().parameters())
 

@@ -149,7 +149,8 @@ class Composed(Attack):
     def _stuck(self, kind: OutputKind) -> str | None:
         """What hinders the recoveries from using answers of a kind; None if nothing does."""
         plan = Plan.of(self.recoveries)
-        arriving: list[Recovery] = [step for step in (plan.repeated, *plan.arriving) if step is not None]
+        first = (*(step for step in self.recoveries if isinstance(step, Accounts)), plan.repeated, *plan.arriving)
+        arriving: list[Recovery] = [step for step in first if step is not None]
         for step in arriving:
             if kind not in step.outputs:
                 return self._cannot(step, kind)
