@@ -145,7 +145,7 @@ def test_a_defense_is_bracketed_by_ceiling_and_floor(run: Run, tmp_path: Path) -
     records = run(defenses=(parse_defense("rounding"),), bracketed=True, budgets=(10,))
     assert [record.defense for record in records] == ["none", "label_only", "rounding"]
     undefended = run(tmp_path / "bare", defenses=(parse_defense("none"),), bracketed=True, budgets=(10,))
-    assert [record.defense for record in undefended] == ["none"]
+    assert [record.defense for record in undefended] == ["none", "label_only"]
     labels = run(
         tmp_path / "labels", defenses=(parse_defense("rounding"),), bracketed=True, budgets=(10,), output=label_output()
     )

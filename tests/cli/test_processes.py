@@ -57,7 +57,7 @@ class Assessment:
 
     def __init__(self, victim: Path, out: Path, assess: Callable[..., Any]) -> None:
         self.out = out
-        self._options = ["--seed", "0,1,2", "--budget", "20,40", "--out", str(out)]
+        self._options = ["--seed", "0,1,2", "--budget", "20,40", "--no-bracket", "--out", str(out)]
         self._victim, self._assess = victim, assess
 
     def start(self) -> subprocess.Popen[str]:

@@ -117,6 +117,22 @@ def test_no_defense_holds(make: Any) -> None:
     assert "The tested defense does not keep" in " ".join(verdict(summarize(rows, 0.8)))
 
 
+def test_the_floor_alone_is_no_tested_defense(make: Any) -> None:
+    rows = [*make.curve({100: 0.6, 1000: 0.9}), *make.curve({100: 0.5, 1000: 0.85}, defense="label_only")]
+    bare = summarize(rows, 0.8)
+    assert "No defense was tested. Labels alone, the floor, still give a clone of 85.0%." in verdict(bare)
+    assert actions(bare)[0].startswith("Test a defense")
+    assert not any("knockoff:targets=label" in action for action in actions(bare))
+    beside = summarize([*rows, *make.curve({1000: 0.88}, defense="mad")], 0.8)
+    assert "none leaves less than labels alone do (85.0%)" in actions(beside)[0]
+
+
+def test_labels_alone_are_recommended_where_they_do(make: Any) -> None:
+    rows = [*make.curve({100: 0.6, 1000: 0.9}), *make.curve({100: 0.5, 1000: 0.7}, defense="label_only")]
+    naive = [*rows, *make.curve({1000: 0.75}, defense="mad")]
+    assert all(actions(summarize(tested, 0.8))[0].startswith("Put label_only in front") for tested in (rows, naive))
+
+
 def test_one_seed_and_no_undefended_rows_are_said(make: Any) -> None:
     summary = summarize(make.curve({1000: 0.5}, defense="mad"), 0.8)
     text = " ".join(caveats(summary))

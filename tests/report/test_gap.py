@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from modelmoat.core.records import Record
-from modelmoat.report import gap_sentences, gaps, write_report
+from modelmoat.report import Gap, gap_sentences, gaps, write_report
+
+
+def of(defense: str, records: list[Record]) -> Gap:
+    (found,) = [gap for gap in gaps(records) if gap.defense == defense]
+    return found
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def build(make: Any, worst: tuple[float, float], **changes: Any) -> list[Record]
 
 
 def test_the_gap_is_the_worst_case_less_the_floor_seed_by_seed(grid: Any) -> None:
-    (gap,) = gaps(grid((0.75, 0.79)))
+    gap = of("mad", grid((0.75, 0.79)))
     assert (gap.defense, gap.attack, gap.floor_attack) == ("mad", "e3", "knockoff")
     assert (gap.worst, gap.floor, gap.ceiling) == pytest.approx((0.77, 0.71, 0.9))
     assert gap.gap.mean == pytest.approx(0.06)
@@ -43,15 +48,21 @@ def test_the_gap_is_the_worst_case_less_the_floor_seed_by_seed(grid: Any) -> Non
     assert gap.bought == ""
 
 
+def test_an_undefended_victim_has_a_gap_which_serving_labels_alone_would_close(grid: Any) -> None:
+    gap = of("none", grid((0.75, 0.79)))
+    assert (gap.attack, gap.worst, gap.ceiling) == ("knockoff", pytest.approx(0.9), pytest.approx(0.9))
+    assert gap.gap.mean == pytest.approx(0.19)
+
+
 def test_a_gap_below_zero_says_what_bought_it(grid: Any) -> None:
     costly = {"top1_changed": 0.1, "defended_accuracy": 0.902, "defense_stateful": True}
-    (gap,) = gaps(grid((0.5, 0.5), **costly))
+    gap = of("mad", grid((0.5, 0.5), **costly))
     assert gap.gap.mean == pytest.approx(-0.21)
     for words in ("10.0% of labels changed", "8.0% of accuracy", "state kept between queries"):
         assert words in gap.bought
-    (free,) = gaps(grid((0.5, 0.5), defense_keeps_top1=True))
+    free = of("mad", grid((0.5, 0.5), defense_keeps_top1=True))
     assert free.bought.startswith("nothing")
-    (hidden,) = gaps(grid((0.5, 0.5)))
+    hidden = of("mad", grid((0.5, 0.5)))
     assert hidden.bought.startswith("labels changed for the attacker's inputs")
     assert re.search(
         r"gap to floor \N{MINUS SIGN}21.0.*worst case e3, 50.0%; floor 71.0%, ceiling 90.0%", gap_sentences([gap])[0]
@@ -65,7 +76,7 @@ def test_budgets_are_equal_and_baselines_do_not_count(grid: Any, make: Any) -> N
         row(make, "none", "e3", 0.99, seed=0, budget=9000),
     ]
     rows += [row(make, "label_only", "no_victim", 0.99, seed=0).model_copy(update={"sent": 0})]
-    assert [gap.floor for gap in gaps(rows)] == pytest.approx([0.71])
+    assert of("mad", rows).floor == pytest.approx(0.71)
 
 
 @pytest.mark.parametrize("kind", ["label", "probabilities+explanation"])

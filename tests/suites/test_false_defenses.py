@@ -38,7 +38,7 @@ def asked(victim: Path, pool: str) -> CleanAnswers:
 
 def judged(records: list[Record], defense: str) -> tuple[Gap, float]:
     """The worst case of a defense, and the accuracy of the naive attacker's clone."""
-    (found,) = gaps(records)
+    (found,) = [gap for gap in gaps(records) if gap.defense == defense]
     (naive,) = [record for record in records if (record.defense, record.attack) == (defense, NAIVE)]
     assert naive.victim_accuracy - naive.defended_accuracy <= PRICE
     return found, naive.clone_accuracy

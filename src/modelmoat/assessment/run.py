@@ -126,8 +126,7 @@ def _tell_left_out(scene: Scene) -> None:
 def lineup(spec: AssessmentSpec, scene: Scene) -> list[Defense]:
     """The defenses to attack: those asked for and, where they are to be bracketed, the ceiling and the floor."""
     asked = scene.subject.lineup(spec.defenses)
-    names = {defense.spec for defense in asked}
-    if not spec.bracketed or spec.output.kind == "label" or names <= set(_ENDS):
+    if not spec.bracketed or spec.output.kind == "label":
         return asked
     ends = [parse_defense(name) for name in _ENDS]
     return [*ends, *(defense for defense in asked if defense not in ends)]

@@ -31,8 +31,8 @@ class AssessmentSpec:
         attacks: who attacks.
         suite: name of a fixed set of attackers that attack too; those that do not fit the victim or the pool stay out.
         defenses: what defends; each alone.
-        bracketed: whether the undefended model and the one that serves labels alone are attacked too, where anything else
-            is: the ceiling and the floor between which a defense lies.
+        bracketed: whether the undefended model and the one that serves labels alone are attacked too: the ceiling and the
+            floor between which a defense lies.
         accounts: accounts from which each attacker asks, in turns.
         benign_share: share of all traffic that is benign users' (images of the victim's validation split).
         budgets: queries allowed.

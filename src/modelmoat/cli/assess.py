@@ -75,8 +75,8 @@ def assess(
     bracket: Annotated[
         bool,
         typer.Option(
-            help="Where a defense is assessed, also attack the undefended model and the one that serves labels alone: "
-            "ceiling and floor of what the defense can gain."
+            help="Also attack the undefended model and the one that serves labels alone: ceiling and floor of what a "
+            "defense can gain."
         ),
     ] = True,
     accounts: Annotated[int, typer.Option(help="Accounts from which each attacker asks, in turns.")] = 1,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelmoat.core.errors import RunError
-from modelmoat.report.curves import is_undefended
-from modelmoat.report.gap import FLOOR
+from modelmoat.report.curves import FLOOR, is_undefended
 from modelmoat.report.wording import listed
 from modelmoat.studies.folder import STUDY_FILE
 from modelmoat.studies.table import Row

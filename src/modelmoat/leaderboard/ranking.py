@@ -11,8 +11,8 @@ from modelmoat.core.records import Record
 from modelmoat.leaderboard.entries import Arena, Setting
 from modelmoat.leaderboard.required import required
 from modelmoat.metrics.intervals import Interval, mean_interval
-from modelmoat.report.curves import is_undefended
-from modelmoat.report.gap import FLOOR, gaps
+from modelmoat.report.curves import FLOOR, is_undefended
+from modelmoat.report.gap import gaps
 
 BANDS = {"1": 0.01, "5": 0.05, "any": math.inf}
 """How much accuracy users may lose, as shares; defenses are ranked against others within the same limit."""

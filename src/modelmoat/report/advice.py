@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelmoat.report.curves import FLOOR
 from modelmoat.report.summary import MOST, DefenseResult, Reach, Summary
 from modelmoat.report.wording import (
     about,
@@ -98,6 +99,10 @@ def _defending(summary: Summary) -> list[str]:
             f"The cheapest tested defense that keeps every tested clone under your target of {target} {within} is "
             f"{chosen.label}: the best clone agrees on {percent_interval(chosen.fidelity)}, and users {_price(chosen)}."
         ]
+    if summary.floor_only and strongest.holds is False:
+        return [
+            f"No defense was tested. Labels alone, the floor, still give a clone of {percent_interval(strongest.fidelity)}."
+        ]
     if all(result.holds is False for result in summary.defenses):
         lead = "None of the tested defenses keeps" if len(summary.defenses) > 1 else "The tested defense does not keep"
         who = f"the strongest, {strongest.label}," if len(summary.defenses) > 1 else strongest.label
@@ -127,7 +132,12 @@ def _defense_action(summary: Summary) -> str:
         )
     if strongest is None:
         return "Test a defense: this run has only the undefended victim."
-    if chosen and _unaware(summary):
+    if summary.floor_only and strongest.holds is False:
+        return (
+            "Test a defense: this run has only the undefended victim and the floor, where labels alone give a clone of "
+            f"{percent(strongest.fidelity.mean)}."
+        )
+    if chosen and chosen.defense != FLOOR and _unaware(summary):
         return (
             f"Do not trust {chosen.label} yet: it stays under your target at the least cost, but only against attackers who "
             "ignore defenses. One who trains on labels alone undoes every defense that keeps them."
@@ -139,6 +149,11 @@ def _defense_action(summary: Summary) -> str:
         )
     if strongest.holds is None:
         return f"Finish measuring {strongest.label}: the tested part stays under {target}, but attacks are missing."
+    if strongest.defense == FLOOR:
+        return (
+            "Do not rely on the tested defenses alone: none leaves less than labels alone do "
+            f"({percent(strongest.fidelity.mean)}). Test stronger settings of them, or what changes labels or counts queries."
+        )
     return (
         f"Do not rely on the tested defenses alone. {strongest.label} helps most and users {_price(strongest)}; test "
         "stronger settings of it, or return fewer classes per answer."

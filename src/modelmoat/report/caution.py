@@ -91,7 +91,7 @@ def _seed_limit(summary: Summary) -> str:
 
 def _attacker_limit(summary: Summary) -> str:
     base = "“Worst case” means the best of the tested attackers; a better one may exist."
-    if not summary.defenses:
+    if not summary.defenses or summary.labels_only:
         return base
     if summary.defense_aware:
         return f"{base} At least one recorded attacker reckoned with a defense."

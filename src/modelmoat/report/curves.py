@@ -95,6 +95,10 @@ class Curve:
         return self.points[0].undefended
 
 
+FLOOR = "label_only"
+"""The defense that serves labels alone: what attackers make of it is the floor of those that keep labels."""
+
+
 def is_undefended(defense: str) -> bool:
     """Whether a defense reference stands for no defense."""
     return defense.partition(":")[0].strip() == UNDEFENDED

@@ -1,7 +1,8 @@
 """Floor, ceiling and what lies between: how a defense does against the labels alone.
 
 Whoever keeps labels serves them, so the clone that an attacker trains on labels is the floor of every such defense, and
-the clone of the undefended victim is its ceiling. The gap to the floor is what a defense leaves to be gained beyond labels.
+the clone of the undefended victim is its ceiling. The gap to the floor is what a defense leaves to be gained beyond labels;
+that of the undefended victim is what serving labels alone would take from attackers.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from statistics import mean
 
 from modelmoat.core.records import Record
 from modelmoat.metrics.intervals import Interval, mean_interval
-from modelmoat.report.curves import is_undefended
+from modelmoat.report.curves import FLOOR, is_undefended
 from modelmoat.report.wording import count, half_width, listed, percent, signed_points
 from modelmoat.victims.answers import EXPLAINED
 
-FLOOR = "label_only"
 _CHANGED = 0.0005  # share of labels under which none count as changed
 
 
@@ -40,7 +40,7 @@ class Gap:
 
 
 def gaps(records: Sequence[Record]) -> list[Gap]:
-    """One for each victim, defense and its largest budget, the smallest gap first; none without rows of ``label_only``.
+    """One for each victim, defense (``none`` too) and its largest budget, the smallest first; [] without ``label_only`` rows.
 
     There is no floor where answers are labels anyway, or where explanations of the undefended model come with them.
     """
@@ -52,7 +52,7 @@ def gaps(records: Sequence[Record]) -> list[Gap]:
 def _by_defense(records: Sequence[Record]) -> list[list[Record]]:
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
-        if record.defense != FLOOR and not is_undefended(record.defense):
+        if record.defense != FLOOR:
             key = (record.victim_digest, record.data, record.output_kind, record.defense)
             groups.setdefault(key, []).append(record)
     return list(groups.values())

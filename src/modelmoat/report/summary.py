@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelmoat.core.errors import RunError
 from modelmoat.core.records import Record
 from modelmoat.metrics.intervals import Interval
-from modelmoat.report.curves import Curve, Point, aggregate, curves, one_victim, queries_to_reach, thefts
+from modelmoat.report.curves import FLOOR, Curve, Point, aggregate, curves, one_victim, queries_to_reach, thefts
 
 MOST = 0.9  # share of the best clone's fidelity that counts as most of the model
 
@@ -70,8 +70,8 @@ class Summary:
     ``best`` is None without rows of the undefended victim. ``to_target`` says after how many queries the best tested
     attack on the undefended victim reaches the target fidelity. ``defense_aware`` says whether some defended record is of an
     attacker who reckoned with a defense; ``labels_only`` says whether there are defended records and all of them are of
-    answers that leave as labels. ``unstolen`` is the fidelity of the best clone that was made without asking anything.
-    ``fewest_seeds`` is the smallest number of seeds behind any point.
+    answers that leave as labels, by their kind or by the defense. ``unstolen`` is the fidelity of the best clone that was
+    made without asking anything. ``fewest_seeds`` is the smallest number of seeds behind any point.
     """
 
     target_fidelity: float
@@ -94,6 +94,11 @@ class Summary:
     def strongest(self) -> DefenseResult | None:
         """The defense with the least faithful worst-case clone, whether it holds or not."""
         return min(self.defenses, key=lambda result: (result.fidelity.mean, result.label), default=None)
+
+    @property
+    def floor_only(self) -> bool:
+        """Whether nothing but labels alone was tested beside the undefended victim."""
+        return bool(self.defenses) and all(result.defense == FLOOR for result in self.defenses)
 
     @property
     def needs_defense(self) -> bool:
@@ -130,7 +135,8 @@ def summarize_points(points: Sequence[Point], target_fidelity: float) -> Summary
         test_size=min(point.record.test_size for point in chosen),
         victim_accuracy=_mean(chosen, "victim_accuracy"),
         defense_aware=any(record.defense_aware for record in defended),
-        labels_only=bool(defended) and all(record.output_kind == "label" for record in defended),
+        labels_only=bool(defended)
+        and all(record.output_kind == "label" or record.defense == FLOOR for record in defended),
         best=best,
         unstolen=_unstolen(points, chosen),
         to_target=_fastest(plain, target_fidelity) if plain else None,
