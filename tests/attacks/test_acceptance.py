@@ -47,12 +47,25 @@ def test_estimated_gradients_have_the_published_cosine(count: int, expected: flo
 
 def test_jacobian_rounds_double_the_set_and_ask_no_point_again(steal: Callable, quick: Callable) -> None:
     seeds, rounds = 6, 5
-    total = seeds * 2 ** (rounds - 1)  # 4,800 for 150 seeds and 6 rounds; asking all anew in every round takes 9,450
+    total = seeds * 2 ** (rounds - 1)
     heist = steal(quick("jbda", seeds=seeds), [total])
     assert [len(batch) for batch in heist.victim._sent] == [seeds, *(seeds * 2**number for number in range(rounds - 1))]
     ledger = heist.victim.ledger
     assert ledger.sent == total
     assert ledger.unique > 0.9 * total
+
+
+def test_asking_the_whole_set_again_in_every_round_is_charged(steal: Callable, quick: Callable) -> None:
+    """Of 150 seeds and 6 rounds that is 9,450 sent and 4,800 unique."""
+    seeds, rounds = 6, 4
+    total = seeds * (2**rounds - 1)
+    heist = steal(quick("jbda", seeds=seeds, relabel=True), [10, total])
+    sent = heist.victim._sent
+    assert sum(map(len, sent)) == heist.victim.ledger.sent == total
+    distinct = seeds * 2 ** (rounds - 1)
+    assert 0.9 * distinct < heist.victim.ledger.unique <= distinct
+    assert [theft.sent for theft in heist.thefts] == [10, total]
+    assert torch.equal(torch.cat(sent)[: seeds * 2], torch.cat(sent)[seeds * 2 : seeds * 4])
 
 
 @pytest.mark.parametrize(("budget", "inputs"), [(20, 6), (21, 7), (3, 1)])

@@ -26,15 +26,17 @@ _ROUND_STEPS = 200  # ten epochs of 150 images would be twenty steps, too few fo
 class JacobianAttack(Attack):
     """Seeds from the pool, then rounds: train a clone on what is answered, craft new inputs from all of it, ask them.
 
-    Rounds go on until the budget is spent; the last one is cut to it. An input is asked once and keeps its answer: the
-    original procedure asks the whole set again in every round, which doubles the bill and adds nothing when answers
-    are repeatable. Clones inside the rounds are trained from scratch for ``round_epochs`` epochs.
+    Rounds go on until the budget is spent; the last one is cut to it. An input is asked once and keeps its answer, unless
+    ``relabel`` asks the whole set again in every round, as the original procedure does. Clones inside the rounds are
+    trained from scratch for ``round_epochs`` epochs.
     """
 
     seeds: int = 150
     """Images of the pool that are asked first."""
     round_epochs: int = 10
     """Epochs of the clone that each round trains."""
+    relabel: bool = False
+    """Ask the whole set again in every round and keep the newest answers: twice the bill, for nothing new where answers repeat."""
 
     knows: ClassVar[str] = (
         "input size, number of classes, seed images drawn from the pool (the papers draw them from the victim's own "
@@ -77,9 +79,13 @@ class JacobianAttack(Attack):
         rounds = 0
         while transfer.size < budgets[-1]:
             rounds += 1
+            if self.relabel and rounds > 1:
+                yield from transfer.ask_again()
             yield from self._round(thief, transfer, rounds)
 
     def _round(self, thief: Thief, transfer: _TransferSet, number: int) -> Iterator[Theft]:
+        if transfer.size >= transfer.goal:
+            return
         clone = thief.new_clone("round", number)
         inputs, targets, labels = transfer.inputs, transfer.targets, transfer.labels
         known = thief.recovered(inputs, targets, f"round {number}")
@@ -104,7 +110,7 @@ class JacobianAttack(Attack):
 
 
 class _TransferSet:
-    """Answered inputs, and the budgets that growing past them completes."""
+    """Answered inputs, and the budgets that asking for them completes; ``size`` is what was asked so far."""
 
     def __init__(self, attack: JacobianAttack, thief: Thief, budgets: list[int]) -> None:
         thief.check_affordable(budgets[-1])
@@ -131,19 +137,39 @@ class _TransferSet:
     def extend(self, inputs: Tensor) -> Iterator[Theft]:
         """Ask inputs as far as the budget goes; yields a theft for every budget reached on the way."""
         while len(inputs) and self._waiting:
-            count = min(len(inputs), self._waiting[0] - self.size)
-            self._ask(inputs[:count])
-            inputs = inputs[count:]
-            if self.size == self._waiting[0]:
-                yield self._thief.steal(self._waiting.pop(0), self.inputs, self.targets)
+            asked, inputs = self._affordable(inputs)
+            targets, labels = self._ask(asked)
+            self._inputs.append(asked)
+            self._targets.append(targets)
+            self._labels.append(labels)
+            yield from self._completed()
 
-    def _ask(self, inputs: Tensor) -> None:
+    def ask_again(self) -> Iterator[Theft]:
+        """Ask the whole set once more, as far as the budget goes; its newest answers count."""
+        left, done = self.inputs, 0
+        self._targets, self._labels = [self.targets], [self.labels]
+        while len(left) and self._waiting:
+            asked, left = self._affordable(left)
+            rows = slice(done, done + len(asked))
+            self._targets[0][rows], self._labels[0][rows] = self._ask(asked)
+            done += len(asked)
+            yield from self._completed()
+
+    def _affordable(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the next budget pays of them, and the rest."""
+        count = min(len(inputs), self._waiting[0] - self.size)
+        return inputs[:count], inputs[count:]
+
+    def _ask(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets and labels."""
         answers = self._thief.query(inputs)
-        self._inputs.append(inputs)
-        self._targets.append(self._attack.learn(answers))
-        self._labels.append(answers.labels)
         self.size += len(inputs)
         self._thief.report("queries", self.size, self.goal)
+        return self._attack.learn(answers), answers.labels
+
+    def _completed(self) -> Iterator[Theft]:
+        if self.size == self._waiting[0]:
+            yield self._thief.steal(self._waiting.pop(0), self.inputs, self.targets)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -20,16 +20,14 @@ from modelmoat.studies.study import DefensePlan, Study, VictimPlan
 
 Tell = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
+RECORDS_STAGE = "records"
+_GRID = ("attacks", "suite", "budgets")
 
 
 @cache
 def _kept() -> Kept:
     """What units that run in this process share: behind defenses that keep labels, clones of labels are the same."""
     return Kept()
-
-
-RECORDS_STAGE = "records"
-_GRID = ("attacks", "suite", "budgets")
 
 
 @dataclass(frozen=True)
