@@ -78,17 +78,17 @@ class Records:
 
 
 def attacks_table(records: Records) -> str:
-    """Victims and defenses by attackers."""
-    attacks, victims = records.names("attack"), records.names("victim_name")
-    several = len(victims) > 1
-    head = [*["victim"] * several, "defense", "served", "mean L1", *map(_code, attacks)]
+    """Victims and defenses by attackers; nothing on defenses where none was tried."""
+    attacks, victims, defenses = (records.names(column) for column in ("attack", "victim_name", "defense_name"))
+    several, defended = len(victims) > 1, defenses != ["none"]
+    head = [*["victim"] * several, *["defense"] * defended, "served", *["mean L1"] * defended, *map(_code, attacks)]
     lines = []
-    for victim in victims:
-        for defense in records.names("defense_name"):
-            rows = _where(records.full, victim_name=victim, defense_name=defense)
-            if rows:
-                cells = [records.words(_where(rows, attack=attack)) for attack in attacks]
-                lines.append([*[victim] * several, _code(defense), records.served(rows), records.moved(rows), *cells])
+    for victim, defense in product(victims, defenses):
+        rows = _where(records.full, victim_name=victim, defense_name=defense)
+        if rows:
+            named = [*[victim] * several, *[_code(defense)] * defended]
+            cells = [records.words(_where(rows, attack=attack)) for attack in attacks]
+            lines.append([*named, records.served(rows), *[records.moved(rows)] * defended, *cells])
     return _table(head, lines)
 
 

@@ -76,6 +76,19 @@ def test_attackers_by_defense_at_the_largest_budget(tables: Any, results: Path) 
     assert rows[2][:3] == ["`dcp`", "87.0 ± 0.0", "0.30"]  # 85 and 89 by attacker, equal for both seeds
 
 
+def test_victims_without_defenses(tables: Any, tmp_path: Path) -> None:
+    values = {"attack": "knockoff", "budget": 10, "sent": 10, "mean_l1": 0.0}
+    rows = [
+        row(name, victim=name, defense="none", clone_accuracy=accuracy, defended_accuracy=0.9, **values)
+        for name, accuracy in (("plain", 0.7), ("trained", 0.3))
+    ]
+    (tmp_path / "bare").mkdir()
+    write_table(tmp_path / "bare", rows)
+    head, _, *lines = filled(tables, tmp_path, "attacks bare")
+    assert head == ["victim", "served", "`knockoff`"]
+    assert [[line[0], line[2]] for line in lines] == [["plain", "70.0"], ["trained", "30.0"]]
+
+
 def test_another_column(tables: Any, results: Path) -> None:
     rows = filled(tables, results, "attacks tried fidelity")
     assert rows[2][3] == "50.0 ± 0.0"

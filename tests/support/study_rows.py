@@ -8,6 +8,8 @@ from modelmoat.studies.table import Row
 from records import make_record
 
 
-def row(cell: str, *, study: str = "s", defense: str = "none", victim_seed: int = 0, **changes: Any) -> Row:
+def row(
+    cell: str, *, study: str = "s", victim: str = "plain", defense: str = "none", victim_seed: int = 0, **changes: Any
+) -> Row:
     """Its row in a study."""
-    return Row(study, "plain", victim_seed, defense, make_record(cell=cell, defense=defense, **changes))
+    return Row(study, victim, victim_seed, defense, make_record(cell=cell, defense=defense, **changes))
