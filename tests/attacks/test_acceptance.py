@@ -106,6 +106,7 @@ FASHION = Trial("fashion-mnist,pool=0.2", "lenet", epochs=6, budget=10_000, few=
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("trial", [DIGITS, FASHION], ids=lambda trial: trial.data.partition(",")[0])
 def test_clones_compare_as_published(
     trial: Trial, steal: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
