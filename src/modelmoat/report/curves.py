@@ -28,6 +28,8 @@ METRICS = (
 )
 OPTIONAL_METRICS = ("robust_accuracy", "clone_robust_accuracy", "transfer")
 """Measured only when asked for; a point has them where all of its records do."""
+FLOOR = "label_only"
+"""The defense that serves labels alone: what attackers make of it is the floor of those that keep labels."""
 _VICTIM = ("victim", "victim_recipe", "data")
 _ATTACKER = ("pool", "clone_arch")
 _SETTING = (*_VICTIM, "output_kind", *_ATTACKER, "defense", "attack", "budget")
@@ -93,10 +95,6 @@ class Curve:
     def undefended(self) -> bool:
         """Whether the victim answered without a defense."""
         return self.points[0].undefended
-
-
-FLOOR = "label_only"
-"""The defense that serves labels alone: what attackers make of it is the floor of those that keep labels."""
 
 
 def is_undefended(defense: str) -> bool:
