@@ -12,6 +12,8 @@ from modelmoat.core.errors import ModelError, OptionError
 from modelmoat.models import Classifier, create_network, load_model
 from modelmoat.models.onnx_writer import FACTS, read_facts, write_onnx
 
+THREADS = Path("/proc/self/task")
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -89,6 +91,25 @@ def test_openvino_is_another_runtime_of_the_same_file(written: tuple[Path, Class
         torch.testing.assert_close(
             predictor.predict(images[:count]), network(images[:count]).detach(), atol=1e-4, rtol=0
         )
+
+
+@pytest.mark.skipif(not THREADS.exists(), reason="counts threads as Linux lists them")
+def test_a_file_gets_the_threads_that_torch_has(written: tuple[Path, Classifier, str]) -> None:
+    """Workers of a study have one thread each; a runtime's own choice is every core of the machine."""
+    assert threads_of(written[0], 3) - threads_of(written[0], 1) == 2
+
+
+def threads_of(path: Path, torch_threads: int) -> int:
+    before = torch.get_num_threads()
+    torch.set_num_threads(torch_threads)
+    try:
+        started = len(list(THREADS.iterdir()))
+        predictor = load_model(str(path))
+        found = len(list(THREADS.iterdir())) - started
+    finally:
+        torch.set_num_threads(before)
+    assert predictor.num_classes == 3
+    return found
 
 
 def test_an_unknown_runtime_is_refused_with_the_nearest(written: tuple[Path, Classifier, str]) -> None:
