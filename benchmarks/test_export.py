@@ -71,7 +71,9 @@ def by_torch(network: nn.Module, batch: Tensor) -> Call:
 
 def by_onnxruntime(path: Path, batch: Tensor) -> Call:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # left alone, it takes the cores that the process may not use
+    options.intra_op_num_threads = (
+        torch.get_num_threads()
+    )  # left alone, it takes the cores that the process may not use
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     images = {"images": batch.numpy()}
     return lambda: session.run(None, images)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modelmoat.core.seeds import generator
-from modelmoat.training import Backward, Terms, sum_backward
+from modelmoat.training import Backward, Terms
 
 
 class ProjectedGradients:
@@ -34,9 +34,7 @@ class ProjectedGradients:
 
     def __call__(self, terms: Terms) -> None:
         """Set the gradients."""
-        gradients = [
-            torch.autograd.grad(term, self._parameters, retain_graph=True, allow_unused=True) for term in terms.values()
-        ]
+        gradients = [self._gradients(term) for term in terms.values()]
         flat = torch.stack([_flattened(row, self._parameters) for row in gradients])
         weights = projected_weights(flat @ flat.T, self._draws).sum(dim=0).to(flat)
         merged = (weights @ flat).split([parameter.numel() for parameter in self._parameters])
@@ -45,6 +43,9 @@ class ProjectedGradients:
             if any(reached):
                 share = 1 / len(gradients) if all(reached) else 1.0
                 parameter.grad = torch.empty_like(parameter).copy_((total * share).view_as(parameter))
+
+    def _gradients(self, term: Tensor) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(term, self._parameters, retain_graph=True, allow_unused=True)
 
 
 def projected_weights(gram: Tensor, draws: torch.Generator) -> Tensor:
@@ -67,11 +68,15 @@ def projected_weights(gram: Tensor, draws: torch.Generator) -> Tensor:
 
 
 def clipped_backward(network: nn.Module, most: float) -> Backward:
-    """The gradient of the sum of all terms, scaled down to a norm of at most ``most``."""
+    """The gradient of the sum of all terms, scaled down to a norm of at most ``most``.
+
+    No other network gets one: where a student is differentiated twice, its own would take a fifth of the time.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def backward(terms: Terms) -> None:
-        sum_backward(terms)
-        nn.utils.clip_grad_norm_(network.parameters(), most)
+        torch.autograd.backward(list(terms.values()), inputs=parameters)
+        nn.utils.clip_grad_norm_(parameters, most)
 
     return backward
 

@@ -36,7 +36,7 @@ class SimulatedAttack:
         images: [B, C, H, W].
         victim: its scores for them, with their graph; None where only labels are distilled.
         divergence: which of the two.
-        path: ``forward_mode``, or ``double_backward`` through the student's own graph, slower and larger.
+        path: ``forward_mode``, or ``double_backward`` through the student's own graph, never faster and larger.
     """
 
     def __init__(

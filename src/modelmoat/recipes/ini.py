@@ -50,7 +50,7 @@ class Ini(OodRecipe):
         student_lr: their learning rate, constant, with Nesterov momentum 0.9.
         student_arch: architecture of S; the victim's where it is None.
         second_order: ``forward_mode``, or ``double_backward`` for an architecture with an operation that has no
-            forward derivative: same gradients, slower and larger.
+            forward derivative: same gradients, never faster, and more memory.
         ood: data reference without options, resized to the victim's input; or ``noise``, smoothed random pixels.
         ood_images: how many of them at most.
 
