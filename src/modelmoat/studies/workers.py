@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -101,15 +103,23 @@ class _Processes:
 
 
 def serve(connection: Connection, root: Path, command: list[str]) -> None:
-    """Run units as they come, until the other end closes."""
+    """Run units as they come, until the other end closes; end with the process that started this one, however it ends."""
     import torch
 
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to heed
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             unit: Unit = connection.recv()
             connection.send(run_unit(unit, root, command, throttled(connection.send)))
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # in the middle of a unit, which is asked for again by the next start
 
 
 def run_unit(unit: Unit, root: Path, command: list[str], send: Callable[[Progress], None]) -> Outcome:
