@@ -17,6 +17,7 @@ from typing import Any
 from modelmoat import __version__
 from modelmoat.core.errors import ModelmoatError, OptionError, RunError, require
 from modelmoat.core.locks import LOCK_FILE, locked
+from modelmoat.core.memory import keep_freed_memory
 from modelmoat.data.storage import CACHE_VARIABLE
 from modelmoat.studies.engine import Death, Message, Outcome, Progress, Schedule, Watch
 from modelmoat.studies.environment import environment, threads
@@ -206,6 +207,7 @@ def work(unit: Unit, site: Site, command: list[str], version: str, started_in: P
             "fix: install the same version on all machines"
         )
     torch.set_num_threads(1)
+    keep_freed_memory()
     if started_in.is_dir():
         os.chdir(started_in)  # a study may name data by relative paths
     _outlast_earlier_try(site.root / unit.folder)

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from modelmoat.core.errors import ModelmoatError
+from modelmoat.core.memory import keep_freed_memory
 from modelmoat.studies.engine import Death, Message, Outcome, Progress, Schedule, Watch
 from modelmoat.studies.environment import environment, threads
 from modelmoat.studies.study import Study
@@ -107,6 +108,7 @@ def serve(connection: Connection, root: Path, command: list[str]) -> None:
     import torch
 
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to heed
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, BrokenPipeError):
