@@ -31,7 +31,7 @@ from modelmoat.victims import BatchMemory, BusyVictim, QueryTarget, Responder, V
 
 T = TypeVar("T")
 
-_ENDS = ("none", "label_only")  # ceiling and floor
+BRACKET = ("none", "label_only")  # ceiling and floor
 
 
 class Observer(Protocol):
@@ -128,7 +128,7 @@ def lineup(spec: AssessmentSpec, scene: Scene) -> list[Defense]:
     asked = scene.subject.lineup(spec.defenses)
     if not spec.bracketed or spec.output.kind == "label":
         return asked
-    ends = [parse_defense(name) for name in _ENDS]
+    ends = [parse_defense(name) for name in BRACKET]
     return [*ends, *(defense for defense in asked if defense not in ends)]
 
 

@@ -130,7 +130,7 @@ def assess(
     json_: Annotated[bool, typer.Option("--json", help="Print the records as JSON lines.")] = False,
 ) -> None:
     """Attack a victim and report what was stolen."""
-    from modelmoat.assessment import AssessmentSpec
+    from modelmoat.assessment import BRACKET, AssessmentSpec
     from modelmoat.attacks import parse_attack
     from modelmoat.cli.options import by_option_names, checked_device, read_limit, read_numbers, read_precision
     from modelmoat.defenses import parse_defense
@@ -174,7 +174,7 @@ def assess(
         )
     records = run_and_report(spec, out, as_json=json_)
     if limit:
-        ends = {"none", "label_only"} - {defense.spec for defense in spec.defenses}  # what was added to compare with
+        ends = set(BRACKET) - {defense.spec for defense in spec.defenses}  # what was added to compare with
         _verdict([record for record in records if record.defense not in ends], *limit)
 
 
