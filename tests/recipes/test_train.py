@@ -198,9 +198,21 @@ def test_a_file_in_the_way_is_named(make_job: MakeJob) -> None:
 
 def test_a_diverged_training_leaves_no_victim(make_job: MakeJob) -> None:
     job = make_job(fit=replace(FIT, lr=1e30, warmup=0.0))
-    with pytest.raises(TrainingDiverged, match="fix: lower the learning rate, or train in float32"):
+    with pytest.raises(TrainingDiverged, match=r"fix: lower the learning rate .*, in another folder$"):
         train(job)
     assert not (job.directory / "model.json").exists()
+
+
+def test_a_loss_far_beyond_that_of_a_guess_is_no_victim(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(fit=replace(FIT, lr=1e-6))
+    monkeypatch.setattr("modelmoat.recipes.base._DIVERGED", 0.5)
+    with pytest.raises(
+        TrainingDiverged, match=r"the mean loss of epoch 1 is 2\.\d+ at .*; expected at most 1\.15; fix: "
+    ):
+        train(job)
+    assert not (job.directory / "model.json").exists()
+    monkeypatch.undo()
+    train(job)
 
 
 def test_nothing_is_learned_from_validation_or_test(make_job: MakeJob, splits: Splits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from modelmoat.data import ImageSet, Splits
 from modelmoat.models import Classifier, ModelCard, create_network, save_model
 from modelmoat.training import (
     ALONE,
+    LOSS,
     Backward,
     FitResult,
     FitSettings,
@@ -33,6 +35,8 @@ from modelmoat.training import (
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 LOG_FILE = "training.jsonl"
+_LABEL_TERMS = (LOSS, "cross_entropy", "benign")
+_DIVERGED = 10  # times the loss of a guess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,8 @@ class TrainingJob:
         ``images`` and ``targets`` take the place of the training images and their labels.
         It resumes from a checkpoint in the job's folder and logs each epoch beside it. A network that a recipe trains
         before the victim gets a ``part``, a name of its own for these files, its seed and its progress.
-        ``watch`` is told the validation accuracy after each epoch, and may raise to stop before it is saved.
+        ``watch`` is told the validation accuracy after each epoch, and may raise to stop before it is saved. A loss on
+        labels ten times that of a guess, log(K), stops it as well.
         """
         validation = self.splits.validation
         prefix, words_before = (f"{part}.", f"{part}, ") if part else ("", "")
@@ -145,6 +150,7 @@ class TrainingJob:
             evaluate=evaluate,
             progress=progress,
             world=self.world,
+            limits=dict.fromkeys(_LABEL_TERMS, _DIVERGED * math.log(self.splits.train.num_classes)),
         )
 
     def fit_twin(self, recipe: Recipe, network: Classifier, part: str) -> Classifier:

@@ -111,7 +111,7 @@ class DivQAT(QAT):
                 raise TrainingDiverged(
                     f"validation accuracy fell to {share:.1%} from {before:.1%} at divqat:alpha={self.alpha}, more than "
                     f"max_drop={self.max_drop} allows: alpha is past the cliff where the divergence outweighs the labels; "
-                    f"fix: alpha={self.alpha / 2:.3g}, or remove the folder's checkpoint and lower tune_lr"
+                    f"fix: alpha={self.alpha / 2:.3g} or a lower tune_lr, in another folder"
                 )
 
         return watch

@@ -4,6 +4,7 @@ from modelmoat.training.augment import augment_batch, resolve_augment
 from modelmoat.training.checkpoint import Trained
 from modelmoat.training.distributed import ALONE, ProcessLost, World, launched
 from modelmoat.training.fit import (
+    LOSS,
     Backward,
     FitResult,
     Objective,
@@ -23,6 +24,7 @@ from modelmoat.training.statistics import pixel_statistics
 
 __all__ = [
     "ALONE",
+    "LOSS",
     "PRECISIONS",
     "Backward",
     "FitResult",

@@ -37,7 +37,7 @@ LOSS = "loss"  # name of the only term of an objective that gives one number
 
 
 class TrainingDiverged(ModelmoatError):  # noqa: N818 - says what happened
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or far beyond that of a guess."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def fit(
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     progress: Progress | None = None,
     world: World = ALONE,
+    limits: Mapping[str, float] | None = None,
 ) -> FitResult:
     """Train ``network`` in place and leave it in evaluation mode with the weights of the last epoch.
 
@@ -110,10 +111,11 @@ def fit(
         evaluate: called after each epoch; its shares in [0, 1] are shown with the progress and logged.
         progress: called after each step.
         world: the processes that train together.
+        limits: the most that terms of these names may be in the mean of an epoch; `LOSS` is the name of an only term.
 
     Raises:
-        TrainingDiverged: the mean loss of an epoch or a weight after it is not finite; the checkpoint of the epoch before
-            is kept.
+        TrainingDiverged: the mean loss of an epoch or a weight after it is not finite, or a term is beyond its limit; the
+            checkpoint of the epoch before is kept.
         RunError: the checkpoint belongs to another training, or is not the same for all processes.
         OptionError: batches too small to be shared by all processes.
     """
@@ -128,6 +130,7 @@ def fit(
     others = list((companions or {}).values())
     source = as_images(images)
     loop = _Loop(network, optimizer, others, source, targets, settings, seed, device, objective, backward, world)
+    limits = limits or {}
     first = _resumed(checkpoint, parts, fingerprint, world)
     journal = TrainingLog(log, first) if log and world.is_main else None
     told = progress if world.is_main else None
@@ -136,6 +139,8 @@ def fit(
         if on_epoch:
             on_epoch(number)
         epoch = loop.run_epoch(number, epochs[-1].words() if epochs else "", told)
+        if reason := loop.diverged(epoch, limits):
+            raise TrainingDiverged(reason + _way_out(loop.precision, checkpoint, number))
         epochs.append(replace(epoch, scores=dict(evaluate(network))) if evaluate else epoch)
         if journal:
             journal.add(epochs[-1])
@@ -205,9 +210,7 @@ class _Loop:
                 progress(done + 1, self.epochs * self.steps_per_epoch, words)
         self.world.add_up(sums.values())
         means = {name: float(total) / self.steps_per_epoch for name, total in sums.items()}
-        ended = Epoch(epoch=epoch + 1, lr=self.optimizer.param_groups[0]["lr"], loss=sum(means.values()), terms=means)
-        self._check(ended)
-        return ended
+        return Epoch(epoch=epoch + 1, lr=self.optimizer.param_groups[0]["lr"], loss=sum(means.values()), terms=means)
 
     def _step(self, rows: Tensor, offsets: torch.Generator) -> Terms:
         """Terms of this process's share of a batch, weighted by its part of the rows."""
@@ -238,16 +241,23 @@ class _Loop:
         networks = [self.network, *(part.network for part in self.companions)]
         self.world.copy_main(buffer for network in networks for buffer in network.buffers())
 
-    def _check(self, epoch: Epoch) -> None:
+    def diverged(self, epoch: Epoch, limits: Mapping[str, float]) -> str:
+        """What is wrong after an epoch; empty where nothing is."""
         state = [value for value in self.network.state_dict().values() if value.is_floating_point()]
         finite = all(bool(value.isfinite().all()) for value in state)
-        terms = ", ".join(f"{name} {value:.3g}" for name, value in epoch.terms.items() if name != LOSS)
+        at = f"at a learning rate of {self.settings.lr}"
         if not math.isfinite(epoch.loss) or not finite:
-            raise TrainingDiverged(
-                f"the mean loss of epoch {epoch.epoch} is {epoch.loss} at a learning rate of {self.settings.lr}"
-                f"{f' ({terms})' if terms else ''}, its weights are {'' if finite else 'not '}finite; "
-                "expected finite numbers; fix: lower the learning rate, or train in float32"
+            terms = ", ".join(f"{name} {value:.3g}" for name, value in epoch.terms.items() if name != LOSS)
+            return (
+                f"the mean loss of epoch {epoch.epoch} is {epoch.loss} {at}{f' ({terms})' if terms else ''}, its weights "
+                f"are {'' if finite else 'not '}finite; expected finite numbers"
             )
+        for name, value in epoch.terms.items():
+            if value > limits.get(name, math.inf):
+                return (
+                    f"the mean {name} of epoch {epoch.epoch} is {value:.3g} {at}; expected at most {limits[name]:.3g}"
+                )
+        return ""
 
     def _set_lr(self, share: float) -> None:
         for group in self.optimizer.param_groups:
@@ -256,6 +266,12 @@ class _Loop:
     def _augment(self) -> Augment:
         channels, size = self.source.batch(torch.zeros(1, dtype=torch.int64)).shape[1:3]
         return resolve_augment(self.settings.augment, channels, size)
+
+
+def _way_out(precision: str, checkpoint: Path | None, epochs: int) -> str:
+    narrow = "" if precision == "float32" else ", or train in float32"
+    kept = f"; {checkpoint} keeps epoch {epochs} and goes on with these settings alone" if checkpoint and epochs else ""
+    return f"; fix: lower the learning rate or the weight of the largest term{narrow}, in another folder{kept}"
 
 
 def _move(network: nn.Module, device: torch.device) -> None:
