@@ -69,6 +69,19 @@ def test_a_folder_that_is_no_artifact(here, artifact):
         load_model("runs")
 
 
+def test_a_training_that_has_not_ended_is_no_artifact_yet(here, artifact):
+    (here / "runs" / "checkpoint.safetensors").touch()
+    with pytest.raises(
+        ModelError, match=r"'runs' holds a training that has not ended: .*; fix: run its 'modelmoat train'"
+    ):
+        load_model("runs")
+
+
+def test_a_runtime_for_what_is_not_in_onnx_is_refused(here, artifact):
+    with pytest.raises(OptionError, match="is run by torch; fix: leave out runtime=openvino, or give what is in ONNX"):
+        load_model("runs/victim,runtime=openvino")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

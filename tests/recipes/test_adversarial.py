@@ -128,7 +128,11 @@ def test_adversarial_training_makes_robust(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("adversarial:epsilon=-1", "adversarial:epsilon=-1.0: expected a number of 0 or more, such as 8/255"),
+        (
+            "adversarial:epsilon=-1",
+            r"adversarial:epsilon=-1.0: expected a number in \[0, 1\], as pixels are, such as 8/255",
+        ),
+        ("adversarial:epsilon=8", "adversarial:epsilon=8.0: expected a number in"),
         ("adversarial:epsilon=nan", "adversarial:epsilon=nan: expected"),
         ("adversarial:norm=l1", "norm=l1: expected one of linf, l2"),
         ("adversarial:steps=0", "adversarial:steps=0: expected at least 1"),

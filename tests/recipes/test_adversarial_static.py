@@ -137,7 +137,8 @@ def test_without_adversarial_images_it_is_standard_training(tiny_job: MakeJob) -
     [
         ("adversarial_static:ratio=1.5", "ratio=1.5: expected a share from 0 to 1, or 2 for all clean"),
         ("adversarial_static:ratio=-1", "ratio=-1.0: expected a share"),
-        ("adversarial_static:epsilon=-1", "epsilon=-1.0: expected a number of 0 or more"),
+        ("adversarial_static:epsilon=-1", "epsilon=-1.0: expected a number in"),
+        ("adversarial_static:epsilon=8", "epsilon=8.0: expected a number in"),
         ("adversarial_static:steps=0", "steps=0: expected at least 1"),
         ("adversarial_static:step=0", "step=0.0: expected a positive number, such as 2/255"),
         ("adversarial_static:attack=apgd", "attack=apgd: expected one of fgsm, pgd"),

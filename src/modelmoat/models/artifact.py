@@ -102,6 +102,11 @@ def write_artifact(directory: Path, state: Mapping[str, torch.Tensor], card: Mod
 def load_card(directory: Path) -> ModelCard:
     """The card of an artifact; raises `ModelError` where there is none or it is not of this version."""
     path = directory / CARD_FILE
+    if not path.is_file() and any(directory.glob("*checkpoint.safetensors")):
+        raise ModelError(
+            f"'{directory}' holds a training that has not ended: it has a checkpoint and no {CARD_FILE}; fix: run its "
+            "'modelmoat train' again, which goes on from there"
+        )
     if not path.is_file():
         raise ModelError(
             f"'{directory}' is not a model artifact: it has no {CARD_FILE}; "

@@ -60,6 +60,17 @@ def load_model(
         allow_pickle=allow_pickle,
         runtime=read_runtime(options.get("runtime")),
     )
+    predictor = _load(place, request)
+    if "runtime" in options and not isinstance(predictor, OnnxPredictor):
+        raise OptionError(
+            f"model '{reference}' is run by torch; fix: leave out runtime={request.runtime}, or give what is in ONNX, as "
+            "'modelmoat export' writes it"
+        )
+    return predictor
+
+
+def _load(place: str, request: Request) -> Predictor:
+    reference = request.reference
     kind, _, rest = place.partition(":")
     if kind in ("http", "https"):
         raise ModelError(

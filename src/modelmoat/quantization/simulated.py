@@ -15,6 +15,7 @@ from modelmoat.core.errors import ModelError
 from modelmoat.models import Classifier, load_card
 from modelmoat.models.artifact import read_state, untrained
 from modelmoat.models.packages import import_extra, quiet
+from modelmoat.models.request import first_line
 from modelmoat.quantization.bits import Bits
 from modelmoat.quantization.operators import MOVE, calls
 from modelmoat.quantization.quantizer import make_quantizer
@@ -151,7 +152,9 @@ def _prepared(network: nn.Module, bits: Bits, shape: tuple[int, int, int]) -> Gr
         try:
             program = torch.export.export(own, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         except Exception as error:
-            raise ModelError(f"torch.export cannot trace the network: {error}") from error
+            raise ModelError(
+                f"torch.export cannot trace the network: {first_line(error)}; fix: a forward pass without branches on values"
+            ) from error
         graph: GraphModule = prepare_pt2e(program.module(check_guards=False), make_quantizer(bits))
     return graph.requires_grad_(True)  # folding leaves the biases that it makes without gradients
 

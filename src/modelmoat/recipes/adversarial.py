@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from modelmoat.core.seeds import derive, generator
 from modelmoat.models import Classifier
 from modelmoat.recipes.base import RECIPES, Recipe, TrainingJob
 from modelmoat.training import FitResult
-from modelmoat.training.evasion import Ball, Norm, climb, log_odds
+from modelmoat.training.evasion import Ball, Norm, climb, log_odds, require_radius
 
 
 @RECIPES.register("adversarial")
@@ -44,10 +43,7 @@ class Adversarial(Recipe):
     )
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.epsilon < math.inf,
-            f"adversarial:epsilon={self.epsilon}: expected a number of 0 or more, such as 8/255",
-        )
+        require_radius(self.name, self.epsilon, self.norm)
         require(self.steps >= 1, f"adversarial:steps={self.steps}: expected at least 1")
         require(
             self.step is None or self.step > 0,

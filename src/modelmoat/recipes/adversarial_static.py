@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,7 +14,7 @@ from modelmoat.data import ImageSet
 from modelmoat.models import Classifier
 from modelmoat.recipes.base import RECIPES, Recipe, TrainingJob
 from modelmoat.training import FitResult, as_float
-from modelmoat.training.evasion import Ball, climb, log_odds
+from modelmoat.training.evasion import Ball, climb, log_odds, require_radius
 
 _BATCH = 256
 _LEVELS = 127  # of an int8
@@ -50,10 +49,7 @@ class AdversarialStatic(Recipe):
     )
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.epsilon < math.inf,
-            f"adversarial_static:epsilon={self.epsilon}: expected a number of 0 or more, such as 0.03",
-        )
+        require_radius(self.name, self.epsilon)
         require(self.steps >= 1, f"adversarial_static:steps={self.steps}: expected at least 1")
         require(self.step > 0, f"adversarial_static:step={self.step}: expected a positive number, such as 2/255")
         require(
@@ -82,7 +78,8 @@ class AdversarialStatic(Recipe):
         """Changes of all training images, int8 [N, C, H, W], in units of epsilon / 127."""
         network.eval()
         device, parts = next(network.parameters()).device, []
-        for rows in torch.arange(len(train)).split(_BATCH):
+        batches = torch.arange(len(train)).split(_BATCH)
+        for number, rows in enumerate(batches):
             images, labels = as_float(train.batch(rows)).to(device), train.labels[rows].to(device)
             ball = Ball(images, self.epsilon, "linf")
             if self.attack == "fgsm":
@@ -92,6 +89,8 @@ class AdversarialStatic(Recipe):
                 start, steps, step = ball.random_point(random), self.steps, self.step
             moved = climb(network, ball, labels, start, steps=steps, step=step, climbed=log_odds)
             parts.append(in_levels(moved - images, self.epsilon).cpu())
+            if job.progress:
+                job.progress(number + 1, len(batches), "crafting")
         return torch.cat(parts)
 
 

@@ -61,7 +61,7 @@ def test_at_the_edge_of_the_range_each_pixel_goes_as_far_as_it_may(
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("reference", ALL)
 def test_crafted_images_stay_in_the_ball_and_in_the_range(reference: str, norm: str, digits: Any) -> None:
-    for epsilon in (0.0, 0.1, 3.0):
+    for epsilon in (0.0, 0.1, 1.0 if norm == "linf" else 3.0):
         joined = "," if ":" in reference else ":"
         crafted = craft(
             f"{reference}{joined}norm={norm},epsilon={epsilon}", digits.network, digits.images[:15], digits.labels[:15]
@@ -204,7 +204,14 @@ def test_few_classes_are_enough(classes: int, seeded: Seeded) -> None:
     [
         ("pdg", UnknownReference, "unknown evasion attack 'pdg'; did you mean 'pgd'.*Known: apgd, fgsm, pgd"),
         ("pgd:eps=1", OptionError, "no parameter 'eps'.*epsilon"),
-        ("pgd:epsilon=-1", OptionError, "pgd:epsilon=-1.0: expected a number of 0 or more, such as 8/255"),
+        (
+            "pgd:epsilon=-1",
+            OptionError,
+            r"pgd:epsilon=-1.0: expected a number in \[0, 1\], as pixels are, such as 8/255",
+        ),
+        ("pgd:epsilon=8", OptionError, r"pgd:epsilon=8.0: expected a number in \[0, 1\], as pixels are, such as 8/255"),
+        ("pgd:epsilon=-1,norm=l2", OptionError, "pgd:epsilon=-1.0: expected a number of 0 or more, such as 8/255"),
+        ("pgd:epsilon=inf,norm=l2", OptionError, "pgd:epsilon=inf: expected"),
         ("fgsm:epsilon=inf", OptionError, "fgsm:epsilon=inf: expected"),
         ("fgsm:epsilon=nan", OptionError, "fgsm:epsilon=nan: expected"),
         ("pgd:norm=l1", OptionError, "pgd:norm=l1: expected one of linf, l2"),

@@ -19,6 +19,15 @@ Search = Callable[[nn.Module, Ball, Tensor, torch.Generator], Worst]
 """One attempt: network, ball, labels and source of random draws to the worst point found for each image."""
 
 
+def require_radius(method: str, epsilon: float, norm: Norm = "linf") -> None:
+    """Refuse a change that is no number, below 0, or beyond all pixels."""
+    most = 1 if norm == "linf" else math.inf
+    limits = "a number in [0, 1], as pixels are" if norm == "linf" else "a number of 0 or more"
+    require(
+        0 <= epsilon <= most and epsilon < math.inf, f"{method}:epsilon={epsilon}: expected {limits}, such as 8/255"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evasion(Method):
     """Finds images near given ones that a network gets wrong; it needs the network's gradients, not queries."""
@@ -29,10 +38,7 @@ class Evasion(Method):
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.epsilon < math.inf,
-            f"{self.name}:epsilon={self.epsilon}: expected a number of 0 or more, such as 8/255",
-        )
+        require_radius(self.name, self.epsilon, self.norm)
 
     @abstractmethod
     def searches(self, classes: int) -> Sequence[Search]:
