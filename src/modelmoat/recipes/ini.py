@@ -39,7 +39,7 @@ class Ini(OodRecipe):
         beta, gamma, delta, epsilon: weights; all 0 is standard training. Published for CIFAR-10. The mean of |g| falls
             with the size of S; tune ``epsilon`` so that its term starts between 0.01 and 0.1 (`training.jsonl` tells).
             Answers that are sure of the label give S just what the label gives, a cosine of 1: with ``attacker``, a
-            ``delta`` of 1 is paid for in accuracy, and ``delta=0`` may do as well.
+            ``delta`` of 1 is paid for in accuracy. With ``delta=0`` only images like ``ood`` teach nothing.
         pcgrad: project the gradients of the terms on each other, which scales them by about 1 / (number of terms).
         clip: longest total gradient without ``pcgrad``.
         divergence: what the attacker is taken to minimize: KL(victim || student), or with ``published`` the reverse,
