@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from modelmoat.data import ImageSet, Splits, load, load_splits
+from modelmoat.models import ModelCard
 from modelmoat.recipes import TrainingJob, create_recipe, train_victim
 from modelmoat.training import FitSettings
 from web import chromium
@@ -40,6 +41,24 @@ def tiny_victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     train_victim(create_recipe("standard"), job)
     return directory
+
+
+@pytest.fixture(scope="session")
+def int8_victim(tiny_victim: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]:
+    """The tiny victim after post-training quantization; never change it."""
+    pytest.importorskip("torchao")
+    directory = tmp_path_factory.mktemp("victims") / "digits-int8"
+    data = "digits,pool=0.4"
+    job = TrainingJob(
+        splits=load_splits(data),
+        data=data,
+        data_seed=0,
+        arch="small_cnn",
+        fit=FitSettings(epochs=1),
+        seed=0,
+        directory=directory,
+    )
+    return directory, train_victim(create_recipe("ptq", start=str(tiny_victim), calibration_images=256), job)
 
 
 @pytest.fixture(scope="session")

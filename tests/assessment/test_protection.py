@@ -15,7 +15,7 @@ from modelmoat.core.errors import ModelError, OptionError, RunError
 from modelmoat.core.records import Record
 from modelmoat.data import load_splits
 from modelmoat.defenses import Preparation, UtilityBudget, create_defense, parse_defense
-from modelmoat.models import load_model
+from modelmoat.models import ModelCard, load_model
 from modelmoat.victims import Victim, load_predictor
 
 
@@ -48,6 +48,16 @@ def test_it_answers_as_the_fitted_defense_does(defense: str, protected: Callable
     assert not torch.equal(expected, Victim(predictor).serve(inputs).values)
     assert page.defense == defense == victim.defense.spec  # type: ignore[union-attr]
     assert victim.predictor.reference == str(folder)
+
+
+def test_an_int8_victim_is_protected_by_what_looks_inside_it(
+    protected: Callable[..., Any], int8_victim: tuple[Path, ModelCard]
+) -> None:
+    folder, page = protected("queen:shadows=2,drawn=1,mapping_epochs=1,mapping_steps=2", int8_victim[0])
+    assert page.model_digest == load_model(str(int8_victim[0])).digest
+    inputs = load_splits("digits,pool=0.4").test.images[:40]
+    served = load_victim(str(folder)).serve(inputs).values
+    assert not torch.equal(served, Victim(load_model(str(int8_victim[0]))).serve(inputs).values)
 
 
 def test_limits_are_kept_on_validation_images(protected: Callable[..., Any], tiny_victim: Path) -> None:

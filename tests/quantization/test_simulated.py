@@ -32,6 +32,24 @@ class TwoLinear(nn.Module):
         return self.head(F.relu(self.hidden(x.flatten(1))))
 
 
+def test_features_are_the_input_of_the_last_layer(toy: nn.Module, simulate: Simulate, pixels: Tensor) -> None:
+    simulated = simulate(toy)
+    before = {name: value.clone() for name, value in simulated.state_dict().items()}
+    with torch.no_grad():
+        features, logits = simulated.features(pixels), simulated(pixels)
+        torch.testing.assert_close(F.linear(features, simulated.head_weight, toy.head.bias), logits)
+        assert torch.equal(simulated.features(pixels[:1]), features[:1])
+        assert torch.equal(simulated.copy().features(pixels), features)
+    assert torch.equal(simulated.head_weight, toy.head.weight)
+    assert all(torch.equal(value, before[name]) for name, value in simulated.state_dict().items())
+
+
+def test_a_network_without_a_linear_head_has_no_features(simulate: Simulate, pixels: Tensor) -> None:
+    simulated = simulate(nn.Sequential(nn.Conv2d(2, 3, 6), nn.Flatten()))
+    with pytest.raises(ModelError, match=r"ends in aten.flatten.using_ints, expected a linear layer; fix: .*nn.Linear"):
+        simulated.features(pixels)
+
+
 def grid(low: float, high: float) -> tuple[float, int]:
     """Scale and offset of unsigned bytes that cover a range, zero included."""
     low, high = min(low, 0.0), max(high, 0.0)

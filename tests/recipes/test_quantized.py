@@ -14,10 +14,10 @@ pytest.importorskip("torchao")
 from modelmoat.core.errors import DataError, ModelError, OptionError
 from modelmoat.data import Splits
 from modelmoat.models import Classifier, ModelCard, create_network, load_artifact, load_card, load_model
-from modelmoat.quantization import Simulated, restore_simulated
+from modelmoat.quantization import Simulated, restore_simulated, simulated_form
 from modelmoat.recipes import Recipe, TrainingJob, create_recipe, train_victim
 from modelmoat.recipes._quantized import QuantizedFit
-from modelmoat.training import FitSettings, as_float, predict_logits
+from modelmoat.training import as_float, predict_logits
 
 from .conftest import Killed, MakeJob, Stopwatch
 
@@ -39,22 +39,6 @@ def run(recipe: Recipe, job: TrainingJob) -> Simulated:
 def same(first: Simulated, second: Simulated) -> bool:
     ours, theirs = first.state_dict(), second.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
-
-@pytest.fixture(scope="session")
-def int8_victim(tiny_victim: Path, digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]:
-    """The tiny victim after post-training quantization."""
-    folder = tmp_path_factory.mktemp("victims") / "digits-int8"
-    job = TrainingJob(
-        splits=digits,
-        data="digits,pool=0.4",
-        data_seed=0,
-        arch="small_cnn",
-        fit=FitSettings(epochs=1),
-        seed=0,
-        directory=folder,
-    )
-    return folder, train_victim(create_recipe("ptq", start=str(tiny_victim), calibration_images=256), job)
 
 
 def test_an_int8_victim_is_a_victim_like_any_other(int8_victim: tuple[Path, ModelCard], digits: Splits) -> None:
@@ -142,6 +126,17 @@ def test_restoring_gives_what_was_converted(
         assert torch.equal(simulated(inputs), simulated.converted()(inputs))
     with pytest.raises(ModelError, match="is no int8 victim; fix: give one that ptq, qat or divqat made"):
         restore_simulated(tiny_victim)
+
+
+def test_its_simulated_form_is_restored_once(int8_victim: tuple[Path, ModelCard], tiny_victim: Path) -> None:
+    folder, _ = int8_victim
+    predictor = load_model(str(folder))
+    simulated = simulated_form(predictor)
+    assert simulated is not None
+    assert simulated_form(predictor) is simulated
+    assert same(simulated, restore_simulated(folder))
+    for other in (tiny_victim, folder / "model.onnx"):
+        assert simulated_form(load_model(str(other))) is None
 
 
 def test_an_int8_victim_can_be_assessed_by_openvino(int8_victim: tuple[Path, ModelCard], digits: Splits) -> None:

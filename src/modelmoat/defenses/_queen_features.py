@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from modelmoat.core.errors import DataError, OptionError
 from modelmoat.data import ImageSet
 from modelmoat.models import Classifier, Predictor
+from modelmoat.quantization import Simulated, simulated_form
 from modelmoat.training import Images, predict_logits
 
 
@@ -16,16 +17,18 @@ class VictimFeatures:
     """phi: images [N, C, H, W] -> features [N, D], by the victim's own network and on its device.
 
     Reading them is one more forward pass of the victim per query: what asks the model for its answer does not hand on
-    what the model computed on the way. The network is shared, never copied, and stays in evaluation mode.
+    what the model computed on the way. The network is shared, never copied, and stays in evaluation mode. An int8 victim
+    is read in its simulated form, whose rounding is that of the served graph but for the order of sums.
 
     Raises:
         OptionError: a victim without a readable network (an ONNX file, a service, recorded answers), or one that is not
             features followed by a linear head.
+        ModelError: an int8 victim whose files are damaged, or no torchao to read it.
     """
 
     def __init__(self, predictor: Predictor, spec: str) -> None:
-        network = getattr(predictor, "network", None)
-        if not isinstance(network, Classifier):
+        network = simulated_form(predictor) or getattr(predictor, "network", None)
+        if not isinstance(network, Classifier | Simulated):
             found = "no network that can be read" if network is None else f"a {type(network).__name__}"
             raise OptionError(
                 f"defense '{spec}' needs the features that the victim's last linear layer sees, and '{predictor.reference}' "
@@ -33,16 +36,17 @@ class VictimFeatures:
                 "answers alone"
             )
         self._reader = _Reader(network).eval()
+        self._head = network.head.weight if isinstance(network, Classifier) else network.head_weight
 
     @property
     def width(self) -> int:
         """D, the number of features."""
-        return self._reader.network.head.in_features
+        return self._head.shape[1]
 
     @property
     def weight(self) -> Tensor:
         """W [K, D] of the linear head: logits are W phi + b."""
-        return self._reader.network.head.weight.detach()
+        return self._head.detach()
 
     def read(self, images: Tensor | Images) -> Tensor:
         """Features of images, float32 [N, D], on the CPU."""
@@ -56,7 +60,7 @@ class VictimFeatures:
 class _Reader(nn.Module):
     """The network up to its head, as a module of its own."""
 
-    def __init__(self, network: Classifier) -> None:
+    def __init__(self, network: Classifier | Simulated) -> None:
         super().__init__()
         self.network = network
 

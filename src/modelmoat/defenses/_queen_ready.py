@@ -34,9 +34,9 @@ class PreparedQueen(PreparedModule):
     The same pixels are always answered in the same way by the same counters: once a query was recorded, lay near a record
     or was reversed, it stays so. What changes with the stream are the answers to inputs that were not asked before.
 
-    A query costs one more forward pass of the victim, to read its features, and for reversed ones the passes of the
-    drawn shadows. Memory is bounded per class and account (see `QueenState`), but not in the number of accounts where
-    ``scope=account``.
+    A query costs one more forward pass of the victim, to read its features (for an int8 victim of its simulated form, which
+    takes longer than its graph), and for reversed ones the passes of the drawn shadows. Memory is bounded per class and
+    account (see `QueenState`), but not in the number of accounts where ``scope=account``.
 
     Attributes:
         state: counters and records, in all tensors; saved and restored with everything else.

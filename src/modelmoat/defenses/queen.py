@@ -60,6 +60,8 @@ class Queen(PreparableDefense):
         mapping_batch: images per step; 5000 published.
         scope: whose queries a counter counts: ``global`` or ``account``.
 
+    Features of an int8 victim are those of its simulated form.
+
     From the authors' public code, as the paper's text was not at hand. Training images are used as they are, not
     augmented; the plane's radii come from all of them.
 

@@ -134,6 +134,7 @@ def _load_graph(path: Path, card: ModelCard, digest: str, request: Request) -> O
             "fix: copy the folder again or train the model again"
         )
     predictor.arch, predictor.recipe, predictor.class_names = card.arch, card.recipe, card.class_names
+    predictor.artifact = path.parent
     return predictor
 
 

@@ -37,10 +37,15 @@ class OnnxPredictor(BatchedPredictor):
         request: what the user wrote; its device is not looked at. Other runtimes round otherwise, so the digest names
             OpenVINO where it answers.
 
+    Attributes:
+        artifact: folder of the int8 victim that the graph belongs to; None for a file by itself.
+
     Raises:
         ModelError: an unreadable file, a graph of another form, images of another shape asked for, or onnxruntime
             missing.
     """
+
+    artifact: Path | None = None
 
     def __init__(self, path: Path, request: Request) -> None:
         reference = request.reference

@@ -12,7 +12,8 @@ _aten = torch.ops.aten
 CONVOLVE = _aten.conv2d.default
 NORM = _aten.batch_norm.default
 MAX_POOL = _aten.max_pool2d.default
-MULTIPLY = (CONVOLVE, _aten.linear.default)
+LINEAR = _aten.linear.default
+MULTIPLY = (CONVOLVE, LINEAR)
 RELU = (_aten.relu.default, _aten.relu_.default)
 ADD = (_aten.add.Tensor, _aten.add_.Tensor)
 AVERAGE = (_aten.adaptive_avg_pool2d.default, _aten.avg_pool2d.default, _aten.mean.dim)
@@ -29,6 +30,11 @@ MOVE = (  # integers in, some of the same integers out
 def calls(model: GraphModule) -> Iterator[Node]:
     """Nodes that call an operator, in order."""
     return (node for node in model.graph.nodes if node.op == "call_function")
+
+
+def is_head(node: Node) -> bool:
+    """Whether a network ends in the operator that a node calls."""
+    return any(user.op == "output" for user in node.users)
 
 
 def only_user(node: Node) -> Node | None:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from modelmoat.core.errors import ModelError
 from modelmoat.models.packages import quiet
 from modelmoat.quantization.bits import ACTIVATION_RANGE, Bits
-from modelmoat.quantization.operators import ADD, AVERAGE, MOVE, MULTIPLY, RELU, calls, only_user
+from modelmoat.quantization.operators import ADD, AVERAGE, MOVE, MULTIPLY, RELU, calls, is_head, only_user
 from modelmoat.quantization.rewriting import rewrite
 
 _ANNOTATION = "quantization_annotation"  # where prepare looks
@@ -58,7 +58,7 @@ def _plan(node: Node) -> tuple[list[Node], bool]:
     """Which inputs of an operator are integers, and whether its output is."""
     tensors = [value for value in node.args if isinstance(value, Node)]
     if node.target in MULTIPLY:
-        return ([], False) if _is_head(node) else (tensors[:1], not _relu_follows(node))
+        return ([], False) if is_head(node) else (tensors[:1], not _relu_follows(node))
     if node.target in ADD:
         both = len(tensors) == 2
         return (tensors if both else []), both and not _relu_follows(node)
@@ -68,10 +68,6 @@ def _plan(node: Node) -> tuple[list[Node], bool]:
         integers = _gives_integers(tensors[0])
         return (tensors[:1] if integers else []), integers
     return (tensors[:1] if node.target in AVERAGE else []), False
-
-
-def _is_head(node: Node) -> bool:
-    return any(user.op == "output" for user in node.users)
 
 
 def _gives_integers(node: Node) -> bool:

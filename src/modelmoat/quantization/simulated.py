@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from modelmoat.core.errors import ModelError
 from modelmoat.models import Classifier, load_card
@@ -17,7 +18,7 @@ from modelmoat.models.artifact import read_state, untrained
 from modelmoat.models.packages import import_extra, quiet
 from modelmoat.models.request import first_line
 from modelmoat.quantization.bits import Bits
-from modelmoat.quantization.operators import MOVE, calls
+from modelmoat.quantization.operators import LINEAR, MOVE, calls, is_head
 from modelmoat.quantization.quantizer import make_quantizer
 from modelmoat.training import Images, TrainingDiverged, as_float
 
@@ -67,6 +68,24 @@ class Simulated(nn.Module):
                 "learning rate (tune_lr)"
             ) from error
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last linear layer sees, [N, F], of images [N, C, H, W] in [0, 1].
+
+        Raises:
+            ModelError: the network does not end in a linear layer.
+        """
+        features: Tensor = Interpreter(self._graph, graph=self._up_to_head).run(images)
+        return features
+
+    @property
+    def head_weight(self) -> Tensor:
+        """W [K, F] of the last linear layer, which stays in float32; raises `ModelError` as `features`."""
+        return self._graph.get_parameter(str(_linear_head(self._graph).all_input_nodes[1].target))
+
+    @cached_property
+    def _up_to_head(self) -> Graph:
+        return _part_before(_linear_head(self._graph))
 
     def train(self, mode: bool = True) -> Self:
         """Watch ranges in training mode; the graph computes the same in both."""
@@ -122,7 +141,7 @@ class Simulated(nn.Module):
 
 
 def restore_simulated(folder: Path) -> Simulated:
-    """The simulated form of an int8 victim, in evaluation mode on the CPU: for gradients, and to be converted again.
+    """The simulated form of an int8 victim, in evaluation mode on the CPU: for gradients and features, and to be converted again.
 
     Raises:
         ModelError: no int8 victim in the folder, or damaged files.
@@ -190,6 +209,27 @@ def _put_back_repeats(graph: GraphModule, moved: dict[str, str]) -> None:
         for reader in readers:
             reader.replace_input_with(node, after)
     graph.recompile()
+
+
+def _linear_head(graph: GraphModule) -> Node:
+    """The linear layer that a network ends in."""
+    last = next(node for node in calls(graph) if is_head(node))
+    if last.target != LINEAR:
+        raise ModelError(
+            f"the network ends in {last.target}, expected a linear layer; fix: give one whose last layer is nn.Linear"
+        )
+    return last
+
+
+def _part_before(node: Node) -> Graph:
+    """The graph up to the first input of a node, to run with the attributes of the whole one."""
+    part, copies = Graph(), dict[Node, Node]()
+    for earlier in node.graph.nodes:
+        if earlier is node:
+            break
+        copies[earlier] = part.node_copy(earlier, copies.__getitem__)
+    part.output(copies[node.all_input_nodes[0]])
+    return part
 
 
 def _is_weight(rounding: Any) -> bool:
