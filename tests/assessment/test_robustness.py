@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from modelmoat.assessment.robustness import RobustnessProbe, differentiable
 from modelmoat.core.errors import OptionError, RunError
 from modelmoat.core.records import Record
-from modelmoat.data import ImageSet
+from modelmoat.data import ImageSet, load, load_splits
 from modelmoat.defenses import create_defense
-from modelmoat.models import TorchPredictor, load_model
+from modelmoat.models import ModelCard, TorchPredictor, create_network, load_artifact, load_model
+from modelmoat.quantization import restore_simulated
+from modelmoat.training import as_float
 from modelmoat.training.evasion import parse_evasion
 from modelmoat.victims import CleanAnswers, ReplayPredictor, Victim
 
@@ -167,11 +169,46 @@ def test_models_without_gradients_have_no_robust_accuracy(gray: ImageSet, tiny_v
     for kind in (Rounded, Detached):
         model = predictor(kind(weights(0)))
         assert differentiable(model, images) is None
-        found = probe(model, gray).measure(Victim(model), Linear(weights(0)), Victim(model).serve(gray.images).values)
+        with pytest.warns(UserWarning, match=r"--robust pgd.* 'memory' gives no gradients.*; fix: give the torch"):
+            asked = probe(model, gray)
+        found = asked.measure(Victim(model), Linear(weights(0)), Victim(model).serve(gray.images).values)
         assert found.robust_accuracy is None
         assert found.transfer is not None
         assert found.transfer > 0
     assert differentiable(load_model(str(tiny_victim)), torch.zeros(1, 1, 8, 8)) is not None
+
+
+def test_a_file_of_its_own_has_no_robust_accuracy(int8_victim: tuple[Path, ModelCard]) -> None:
+    predictor = load_model(str(int8_victim[0] / "model.onnx"))
+    with pytest.warns(UserWarning, match=r"model '.*model.onnx' gives no gradients.*robust_accuracy stays empty"):
+        asked = RobustnessProbe(parse_evasion("fgsm"), predictor, load("digits,split=test"), most=10)
+    clone = create_network("small_cnn", num_classes=10, input_shape=(1, 8, 8), seed=0)
+    victim = Victim(predictor)
+    found = asked.measure(victim, clone, victim.serve(load("digits,split=test").images).values)
+    assert found.robust_accuracy is None
+
+
+def test_an_int8_victim_is_attacked_through_its_simulated_form(
+    int8_victim: tuple[Path, ModelCard], tiny_victim: Path, run: Callable[..., list[Record]]
+) -> None:
+    """Crafted through the rounding, judged by the graph that answers."""
+    evasion = parse_evasion("fgsm:epsilon=0.1")
+    (record,) = run(victim=str(int8_victim[0]), budgets=(10,), robust=evasion, robust_images=1000)
+    test = load_splits("digits,pool=0.4").test
+    images, simulated, served = (
+        as_float(test.images),
+        restore_simulated(int8_victim[0]),
+        load_model(str(int8_victim[0])),
+    )
+    crafted = evasion.craft(simulated, images, test.labels, torch.Generator())
+    right = [served.predict(shown).argmax(dim=1) == test.labels for shown in (images, crafted)]
+    assert record.robust_size == len(test)
+    assert record.robust_accuracy == pytest.approx(float((right[0] & right[1]).double().mean()))
+    assert record.robust_accuracy < record.victim_accuracy - 0.2
+    network, _ = load_artifact(tiny_victim)
+    borrowed = evasion.craft(network, images, test.labels, torch.Generator())
+    lent = float((right[0] & (served.predict(borrowed).argmax(dim=1) == test.labels)).double().mean())
+    assert record.robust_accuracy == pytest.approx(lent, abs=0.03), "gradients are as good as those in float32"
 
 
 def test_a_recorded_victim_is_refused(gray: ImageSet) -> None:

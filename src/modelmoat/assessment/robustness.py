@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from modelmoat.core.errors import OptionError
 from modelmoat.core.seeds import generator
 from modelmoat.data import ImageSet
 from modelmoat.models import Predictor, TorchPredictor
+from modelmoat.quantization import simulated_form
 from modelmoat.training import as_float, predict_top1
 from modelmoat.training.evasion import Evasion, Norm
 from modelmoat.victims import ReplayPredictor, Victim
@@ -32,7 +34,8 @@ class Robustness:
         robust_epsilon: largest change, in pixels of [0, 1].
         robust_norm: what it is measured in.
         robust_size: images attacked.
-        robust_accuracy: undefended victim, attacked through its own gradients; None where it gives none.
+        robust_accuracy: undefended victim, as it is served, attacked through its own gradients (an int8 victim through
+            those of its simulated form, which pass its rounding straight through); None where it gives none.
         clone_robust_accuracy: clone, attacked through its own gradients.
         transfer: of the images that the victim serves the right answer for, those it no longer does once they are
             changed to fool the clone; None where it serves no right answer.
@@ -50,6 +53,8 @@ class Robustness:
 class RobustnessProbe:
     """Attacks a victim and its clones on the same test images, from the same random starts.
 
+    Warns of a victim without gradients, whose robust accuracy stays unknown.
+
     Args:
         evasion: how.
         predictor: the undefended victim.
@@ -59,6 +64,7 @@ class RobustnessProbe:
 
     Raises:
         OptionError: a recorded victim, which has no answers to new images.
+        ModelError: an int8 victim whose files are damaged, or no torchao to read it.
     """
 
     def __init__(
@@ -78,6 +84,13 @@ class RobustnessProbe:
         self._evasion, self._predictor, self._progress = evasion, predictor, progress
         self._rows = torch.randperm(len(test), generator=generator(0, "robust"))[:most].sort().values
         self._images, self._labels = as_float(test.batch(self._rows)), test.labels[self._rows]
+        self._network = differentiable(predictor, self._images[:1])
+        if self._network is None:
+            warnings.warn(
+                f"--robust {evasion.spec}: model '{predictor.reference}' gives no gradients, so its robust_accuracy stays "
+                "empty; fix: give the torch network or the artifact folder that it came from",
+                stacklevel=2,
+            )
 
     def measure(self, victim: Victim, clone: nn.Module, served: Tensor) -> Robustness:
         """Attack a clone and show what was crafted to the victim that it was stolen from.
@@ -96,17 +109,21 @@ class RobustnessProbe:
             robust_norm=self._evasion.norm,
             robust_size=len(self._labels),
             robust_accuracy=self._victim_accuracy,
-            clone_robust_accuracy=self._accuracy(clone, crafted),
+            clone_robust_accuracy=self._accuracy(lambda images: predict_top1(clone, images), crafted),
             transfer=float(fooled[right].double().mean()) if right.any() else None,
         )
 
     @cached_property
     def _victim_accuracy(self) -> float | None:
-        network = differentiable(self._predictor, self._images[:1])
-        return self._accuracy(network, self._craft(network, "attack on the victim")) if network else None
+        if self._network is None:
+            return None
+        return self._accuracy(self._victim_top1, self._craft(self._network, "attack on the victim"))
 
-    def _accuracy(self, network: nn.Module, crafted: Tensor) -> float:
-        right = [predict_top1(network, images) == self._labels for images in (self._images, crafted)]
+    def _victim_top1(self, images: Tensor) -> Tensor:
+        return self._predictor.predict(images).argmax(dim=1).cpu()
+
+    def _accuracy(self, top1: Callable[[Tensor], Tensor], crafted: Tensor) -> float:
+        right = [top1(images) == self._labels for images in (self._images, crafted)]
         return float((right[0] & right[1]).double().mean())
 
     def _craft(self, network: nn.Module, stage: str) -> Tensor:
@@ -133,7 +150,13 @@ class _LogProbabilities(nn.Module):
 
 
 def differentiable(predictor: Predictor, images: Tensor) -> nn.Module | None:
-    """The model as a network from images to logits, or None where its answers have no gradient (ONNX, int8, HTTP)."""
+    """The model as a network from images to logits, or None where its answers have no gradient (ONNX files, functions).
+
+    For an int8 victim that is its simulated form.
+    """
+    simulated = simulated_form(predictor)
+    if simulated is not None:
+        return simulated
     if not isinstance(predictor, TorchPredictor) or not any(True for _ in predictor.network.parameters()):
         return None
     network = predictor.network if predictor.outputs == "logits" else _LogProbabilities(predictor.network)

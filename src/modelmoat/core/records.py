@@ -100,7 +100,11 @@ class Record(BaseModel):
     robust_norm: str | None = Field(default=None, description="what the change is measured in: linf or l2")
     robust_size: int | None = Field(default=None, description="test images attacked")
     robust_accuracy: float | None = Field(
-        default=None, ge=0, le=1, description="undefended victim under attack through its own gradients, if it has any"
+        default=None,
+        ge=0,
+        le=1,
+        description="undefended victim under attack through its own gradients (int8: those of its simulated form); none "
+        "where it has none",
     )
     clone_robust_accuracy: float | None = Field(
         default=None, ge=0, le=1, description="clone under attack through its own gradients"
