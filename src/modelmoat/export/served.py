@@ -92,5 +92,7 @@ def int8_network(subject: Subject, folder: Path | None, *, images: int, seed: in
     train = subject.splits.train
     simulated = Simulated(network, Bits(), input_shape=train.shape)
     order = torch.randperm(len(train), generator=generator(seed, "calibration"))
-    simulated.calibrate(train, list(order[:images].split(_CALIBRATION_BATCH)))
+    batches = list(order[:images].split(_CALIBRATION_BATCH))
+    simulated.calibrate(train, batches)
+    simulated.correct_biases(train, batches)
     return simulated.converted()

@@ -17,6 +17,7 @@ from modelmoat.models import Classifier, load_card
 from modelmoat.models.artifact import read_state, untrained
 from modelmoat.models.packages import import_extra, quiet
 from modelmoat.models.request import first_line
+from modelmoat.quantization.bias import correct_biases
 from modelmoat.quantization.bits import Bits
 from modelmoat.quantization.operators import LINEAR, MOVE, calls, is_head
 from modelmoat.quantization.quantizer import make_quantizer
@@ -109,12 +110,17 @@ class Simulated(nn.Module):
         device = next(self._graph.parameters()).device
         for number, rows in enumerate(batches):
             self._watch(averaging=1 / (number + 1))
-            self._graph(as_float(images.batch(rows).to(device)).contiguous(memory_format=torch.channels_last))
+            self._graph(_floats(images, rows, device))
         for rounding in self.roundings():
             rounding.enable_fake_quant(True)
             if not _is_weight(rounding):
                 rounding.activation_post_process.averaging_constant = _AVERAGING
         self.train(self.training)
+
+    def correct_biases(self, images: Images, batches: list[Tensor]) -> None:
+        """Make up for what rounding weights adds to each layer's outputs on average, over batches of rows."""
+        device = next(self._graph.parameters()).device
+        correct_biases(self._graph, (_floats(images, rows, device) for rows in batches))
 
     def copy(self) -> Self:
         """Another one in the same state."""
@@ -160,6 +166,10 @@ def restore_simulated(folder: Path) -> Simulated:
     except RuntimeError as error:
         raise ModelError(f"'{folder}' does not fit this version's int8 {card.arch}; fix: train it again") from error
     return simulated.train(False)
+
+
+def _floats(images: Images, rows: Tensor, device: torch.device) -> Tensor:
+    return as_float(images.batch(rows).to(device)).contiguous(memory_format=torch.channels_last)
 
 
 def _prepared(network: nn.Module, bits: Bits, shape: tuple[int, int, int]) -> GraphModule:

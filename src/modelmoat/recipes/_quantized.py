@@ -72,7 +72,7 @@ class QuantizedRecipe(Recipe):
             import_extra(package, extra="quantize", reference=self.spec)
         result = self._float32(network, job)
         simulated = Simulated(network, self.bits).to(job.device)
-        simulated.calibrate(job.splits.train, self._calibration_rows(job))
+        simulated.calibrate(job.splits.train, self.calibration_rows(job))
         tuned = self.tune(simulated, network, job) or result
         return QuantizedFit(**vars(tuned), simulated=simulated)
 
@@ -105,7 +105,8 @@ class QuantizedRecipe(Recipe):
         network.to(job.device).eval()
         return FitResult(0, 0, "float32")
 
-    def _calibration_rows(self, job: TrainingJob) -> list[torch.Tensor]:
+    def calibration_rows(self, job: TrainingJob) -> list[torch.Tensor]:
+        """Batches of rows of the training images that ranges are measured on."""
         order = torch.randperm(len(job.splits.train), generator=generator(job.seed, "calibration"))
         return list(order[: self.calibration_images].split(_BATCH))
 

@@ -14,7 +14,7 @@ from modelmoat.recipes.base import RECIPES, TrainingJob
 @RECIPES.register("ptq")
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PTQ(QuantizedRecipe):
-    """Rounds a trained network to int8, with ranges of activations measured on training images."""
+    """Rounds a trained network to int8, with ranges of activations and corrections of biases measured on training images."""
 
     paper: ClassVar[str] = (
         "Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, "
@@ -23,5 +23,6 @@ class PTQ(QuantizedRecipe):
     float32_part: ClassVar[str] = ""
 
     def tune(self, simulated: Simulated, network: Classifier, job: TrainingJob) -> None:
-        """Leave it as it was calibrated."""
-        del simulated, network, job
+        """Correct its biases; nothing is trained."""
+        del network
+        simulated.correct_biases(job.splits.train, self.calibration_rows(job))
