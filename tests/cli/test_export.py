@@ -16,6 +16,7 @@ def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelmoat.quantization.latency._TIMED", {1: 2, 64: 1})
 
 
+@pytest.mark.filterwarnings("default:victim .* has the defense")
 def test_an_exported_file_is_assessed_at_once(
     modelmoat: Command, assess: Command, tiny_victim: Path, tmp_path: Path
 ) -> None:
@@ -27,11 +28,18 @@ def test_an_exported_file_is_assessed_at_once(
     assert lines[0].startswith(f"{file}: {tiny_victim} behind top_k:k=2, float32, ")
     assert "top-1 of the victim 100.00%" in lines[0]
     assert lines[1].startswith("One call: victim batch 1 ")
-    assert lines[2].startswith(f"Next: modelmoat assess {file} --data digits,pool=0.4 --pool REF --clone-arch ARCH")
-    attacked = assess("--data", "digits,pool=0.4", "--clone-arch", "small_cnn", "--json", victim=file)
+    assert lines[2] == f"Next: modelmoat assess {file} --pool REF --budget 100,1000 --out runs/exported"
+    attacked = assess("--json", victim=file)
     assert attacked.code == 0, attacked.err
+    assert f"Warning: victim '{file}' has the defense 'top_k:k=2' inside" in attacked.err
+    assert "The victim’s file has top_k:k=2 inside." in attacked.err
     record = json.loads(attacked.out.splitlines()[0])
-    assert record["victim_arch"] == "onnx"
+    assert (record["victim_arch"], record["clone_arch"], record["data"]) == (
+        "small_cnn",
+        "small_cnn",
+        "digits,pool=0.4",
+    )
+    assert (record["defense"], record["defense_inside"]) == ("none", "top_k:k=2")
     assert POOL in record["pool"]
     assert record["victim_accuracy"] > 0.8
 

@@ -154,7 +154,9 @@ class _Module(torch.nn.Module):
 
 
 def test_a_victim_without_a_network_is_refused(export_victim: Export, int8_file: Exported) -> None:
-    with pytest.raises(ModelError, match=r"model.onnx' \(onnx\) has no torch network to export; fix: give an artifact"):
+    with pytest.raises(
+        ModelError, match=r"model.onnx' \(small_cnn\) has no torch network to export; fix: give an artifact"
+    ):
         export_victim(int8_file.path, data="digits,pool=0.4")
 
 

@@ -142,6 +142,12 @@ def test_one_seed_and_no_undefended_rows_are_said(make: Any) -> None:
     assert any("at least three seeds" in action for action in actions(summary))
 
 
+def test_a_defense_inside_the_victims_file_is_said(make: Any) -> None:
+    rows = make.curve({1000: 0.9}, defense_inside="mad:epsilon=0.4")
+    assert caveats(summarize(rows, 0.8))[0].startswith("The victim’s file has mad:epsilon=0.4 inside. “None” and")
+    assert "inside" not in " ".join(caveats(summarize(make.curve({1000: 0.9}), 0.8)))
+
+
 def test_unfinished_runs_are_said(make: Any) -> None:
     rows = [
         *make.curve({1000: 0.9}),

@@ -16,7 +16,7 @@ from modelmoat.assessment.protection import (
     load_protection,
     save_protection,
 )
-from modelmoat.assessment.subject import Subject, SubjectSpec, load_subject
+from modelmoat.assessment.subject import Subject, SubjectSpec, load_subject, warn_of_defense_inside
 from modelmoat.core.errors import OptionError, RunError, require
 from modelmoat.core.locks import locked
 from modelmoat.defenses import Cost, Defense, UtilityBudget, calibrate, measure_cost
@@ -72,6 +72,7 @@ def protect(spec: ProtectSpec, out: Path) -> Protection:
         raise RunError(f"{out} holds a protected victim already; fix: choose another --out folder, or remove this one")
     _check_place(spec.subject.victim, out)
     subject = load_subject(spec.subject)
+    warn_of_defense_inside(subject)
     device = spec.subject.device
     with locked(out):
         ready = spec.defense.prepare(subject.preparation(seed=spec.seed, device=device))

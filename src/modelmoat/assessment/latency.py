@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from modelmoat.assessment.subject import SubjectSpec, load_subject
+from modelmoat.assessment.subject import SubjectSpec, load_subject, warn_of_defense_inside
 from modelmoat.core.errors import DataError
 from modelmoat.data import ImageSet
 from modelmoat.defenses import Defense
@@ -66,6 +66,7 @@ def measure_latencies(spec: LatencySpec) -> list[Latency]:
         UsageError: the victim, its data or a defense cannot be used.
     """
     subject = load_subject(spec.subject)
+    warn_of_defense_inside(subject)
     undefended = Victim(subject.predictor)
     found = []
     for defense in subject.lineup(spec.defenses):

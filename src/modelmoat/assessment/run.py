@@ -280,6 +280,7 @@ class _Run:
             pool_digest=pool.digest,
             pool_size=len(pool),
             defense=job.defense.spec,
+            defense_inside=scene.subject.inside,
             defense_stateful=job.defense.stateful,
             defense_keeps_top1=job.defense.keeps_top1,
             attack=job.attack.spec,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from modelmoat.assessment.spec import AssessmentSpec
-from modelmoat.assessment.subject import Subject, load_subject
+from modelmoat.assessment.subject import Subject, load_subject, warn_of_defense_inside
 from modelmoat.assessment.suites import misfit
 from modelmoat.assessment.utility import clean_rows
 from modelmoat.attacks import Attack
@@ -75,6 +75,7 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     pool = usable_pool(spec, load(spec.pool, seed=subject.data_seed), splits)
     for attack in spec.attackers:
         check_attack(attack, spec, pool, splits, subject.data_seed)
+    warn_of_defense_inside(subject)
     _warn_of_known_pool(subject, pool)
     start = find_start(spec, _own_arch(predictor), predictor.num_classes, pool)
     fitting, left_out = fit_suite(spec, pool, splits, subject.data_seed)
@@ -147,13 +148,13 @@ def _pool_of(attack: Attack, pool: ImageSet, splits: Splits, seed: int) -> Image
 
 def _warn_of_known_pool(subject: Subject, pool: ImageSet) -> None:
     """Say so where the attacker sends what the victim was trained to answer badly."""
-    known = subject.card.ood if subject.card else None
-    if subject.card is None or known is None:
+    known = subject.origin.ood if subject.origin else None
+    if subject.origin is None or known is None:
         return
     same_source = known.partition(",")[0] == pool.reference.partition(",")[0]
-    if same_source or pool.digest == subject.card.data_digests.get("ood"):
+    if same_source or pool.digest == subject.origin.data_digests.get("ood"):
         warnings.warn(
-            f"pool '{pool.reference}' comes from '{known}', the out-of-distribution images that {subject.card.recipe} was "
+            f"pool '{pool.reference}' comes from '{known}', the out-of-distribution images that {subject.origin.recipe} was "
             "trained with: the result flatters the victim; fix: attack with a pool from elsewhere",
             stacklevel=2,
         )

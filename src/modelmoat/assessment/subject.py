@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from modelmoat.core.files import digest_of
 from modelmoat.core.shapes import by
 from modelmoat.data import Splits, load_splits
 from modelmoat.defenses import Defense, Preparation
-from modelmoat.models import ModelCard, Predictor, load_card
+from modelmoat.models import Origin, Predictor, load_card, origin_of_file
 from modelmoat.models.artifact import CARD_FILE
 from modelmoat.victims import Victim, load_predictor
 
@@ -42,13 +43,13 @@ class Subject:
     """A victim and its data, loaded and checked against each other.
 
     Attributes:
-        predictor: the undefended model.
+        predictor: the undefended model; a file with a defense inside is taken as it is.
         own: the defense that it comes with; None for a bare model.
         digest: hash of all that its answers depend on.
         data: reference of its data.
         data_seed: seed of its splits.
         splits: its images.
-        card: what is known about its training; None for a model that is no artifact.
+        origin: what is known about its training; None where neither an artifact nor an exported file tells.
     """
 
     predictor: Predictor
@@ -57,7 +58,12 @@ class Subject:
     data: str
     data_seed: int
     splits: Splits
-    card: ModelCard | None
+    origin: Origin | None
+
+    @property
+    def inside(self) -> str | None:
+        """Spec of the defense inside its file, which cannot be taken off; None where there is none."""
+        return self.origin.defense if self.origin else None
 
     def behind(self, defense: Defense) -> Defense:
         """A defense after the one that the victim comes with; ``none`` adds nothing."""
@@ -97,18 +103,29 @@ def load_subject(spec: SubjectSpec) -> Subject:
     if protection and spec.data is None:
         seed = spec.data_seed if spec.data_seed is not None else protection.data_seed
         spec = replace(spec, data=protection.data, data_seed=seed)
-    card = _card_of(inner)
-    data, seed = _data_of(replace(spec, victim=inner), card)
+    origin = _origin_of(inner)
+    data, seed = _data_of(replace(spec, victim=inner), origin)
     splits = load_splits(data, seed=seed)
     predictor = load_predictor(inner, allow_pickle=spec.allow_pickle, device=spec.device, input_shape=splits.test.shape)
     if protection:
         check_model(protection, predictor)
         predictor.reference = spec.victim
     _check_victim(predictor, splits, data)
-    if card and its_own_data:
-        _check_same_data(card, splits, data)
+    if origin and its_own_data:
+        _check_same_data(origin, splits, data)
     digest = digest_of({"protection": protection.digest}) if protection else predictor.digest
-    return Subject(predictor=predictor, own=own, digest=digest, data=data, data_seed=seed, splits=splits, card=card)
+    return Subject(predictor=predictor, own=own, digest=digest, data=data, data_seed=seed, splits=splits, origin=origin)
+
+
+def warn_of_defense_inside(subject: Subject) -> None:
+    """Say so where there is no undefended model to compare with."""
+    if subject.inside:
+        warnings.warn(
+            f"victim '{subject.predictor.reference}' has the defense '{subject.inside}' inside, which cannot be taken off: "
+            "'none' is the file as it is, and no ceiling, cost or fidelity is measured against the undefended model; "
+            "fix: name the victim that it was exported from",
+            stacklevel=3,
+        )
 
 
 def load_victim(reference: str, *, allow_pickle: bool = False, device: str = "cpu") -> Victim:
@@ -128,17 +145,20 @@ def load_victim(reference: str, *, allow_pickle: bool = False, device: str = "cp
     return Victim(predictor, defense=own.method.restore(predictor, own.tensors, device=device))
 
 
-def _card_of(reference: str) -> ModelCard | None:
+def _origin_of(reference: str) -> Origin | None:
     path = Path(reference.partition(",")[0])
-    return load_card(path) if (path / CARD_FILE).is_file() else None
+    if (path / CARD_FILE).is_file():
+        return Origin.of(load_card(path))
+    file = path.expanduser()
+    return origin_of_file(file) if file.suffix.lower() == ".onnx" and file.is_file() else None
 
 
-def _data_of(spec: SubjectSpec, card: ModelCard | None) -> tuple[str, int]:
-    seed = spec.data_seed if spec.data_seed is not None else (card.data_seed if card else 0)
+def _data_of(spec: SubjectSpec, origin: Origin | None) -> tuple[str, int]:
+    seed = spec.data_seed if spec.data_seed is not None else (origin.data_seed if origin else 0)
     if spec.data is not None:
         return spec.data, seed
-    if card and card.data:
-        return card.data, seed
+    if origin and origin.data:
+        return origin.data, seed
     with suppress(ModelError):  # a victim that is not there is the first thing to say; the rest can wait for its data
         load_predictor(spec.victim, allow_pickle=spec.allow_pickle)
     raise OptionError(
@@ -159,9 +179,9 @@ def _check_victim(predictor: Predictor, splits: Splits, data: str) -> None:
         )
 
 
-def _check_same_data(card: ModelCard, splits: Splits, data: str) -> None:
+def _check_same_data(origin: Origin, splits: Splits, data: str) -> None:
     for name, images in (("train", splits.train), ("test", splits.test)):
-        expected = card.data_digests.get(name)
+        expected = origin.data_digests.get(name)
         if expected and expected != images.digest:
             raise RunError(
                 f"'{data}' has changed since the victim was trained: its {name} images hash to {images.digest}, not "

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 HELP = """Write a victim with its defense as one ONNX file, for any runtime that serves ONNX.
 
-Its answers are checked against the victim's own on test images before the file is there. With --int8, weights and
+Its answers are checked against the victim's own on test images before the file is there. Its metadata says what the
+victim is: recipe, architecture, data, and the defense inside. With --int8, weights and
 activations become bytes; victims of ptq, qat and divqat are int8 already. OpenVINO runs int8 files fastest:
 modelmoat assess model.onnx,runtime=openvino.
 
@@ -83,6 +84,8 @@ def _print(found: Exported, victim: str, *, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
+    from modelmoat.models import arch_names
+
     if as_json:
         typer.echo(json.dumps({**asdict(found), "path": str(found.path)}))
         return
@@ -93,11 +96,8 @@ def _print(found: Exported, victim: str, *, as_json: bool) -> None:
         f"(victim {found.victim_accuracy:.1%})"
     )
     typer.echo("One call: " + ", ".join(f"{name} {value:.3g} ms" for name, value in found.latency_ms.items()))
-    seed = f" --data-seed {found.data_seed}" if found.data_seed else ""
-    typer.echo(
-        f"Next: modelmoat assess {found.path} --data {found.data}{seed} --pool REF --clone-arch ARCH --budget 100,1000 "
-        "--out runs/exported"
-    )
+    clone = "" if found.arch in arch_names() else " --clone-arch ARCH"
+    typer.echo(f"Next: modelmoat assess {found.path} --pool REF{clone} --budget 100,1000 --out runs/exported")
 
 
 def add_to(app: typer.Typer) -> None:

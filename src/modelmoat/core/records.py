@@ -58,6 +58,10 @@ class Record(BaseModel):
     pool_size: int
 
     defense: str
+    defense_inside: str | None = Field(
+        default=None,
+        description="defense inside the victim's file, which is there whatever else defends; none for none",
+    )
     defense_stateful: bool = Field(default=False, description="whether answers depend on earlier queries")
     defense_keeps_top1: bool = Field(default=False, description="whether the served top-1 is always the clean one")
     attack: str

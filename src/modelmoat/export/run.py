@@ -16,7 +16,7 @@ from modelmoat.core.files import atomic_path
 from modelmoat.defenses import Defense
 from modelmoat.export.served import Served, check_exportable, float_network, int8_network, quantized_folder
 from modelmoat.metrics import agreement, l1_distances, top1_accuracy
-from modelmoat.models import Predictor
+from modelmoat.models import Origin, Predictor
 from modelmoat.models.onnx_predictor import OnnxPredictor
 from modelmoat.models.onnx_writer import write_onnx
 from modelmoat.models.request import Request
@@ -74,6 +74,7 @@ class Exported:
         int8: whether it multiplies integers.
         data: reference of the victim's data.
         data_seed: seed of its splits.
+        arch: its architecture.
         images: how many images answers were checked on.
         agreement: share of images with the victim's own top-1.
         mean_l1: mean L1 distance of answers to the victim's own.
@@ -89,6 +90,7 @@ class Exported:
     int8: bool
     data: str
     data_seed: int
+    arch: str
     images: int
     agreement: float
     mean_l1: float
@@ -135,6 +137,7 @@ def export(spec: ExportSpec, out: Path, *, tell: Tell | None = None) -> Exported
             outputs="probabilities",
             class_names=subject.predictor.class_names,
             label=f"'{spec.subject.victim}' behind '{defense.spec}'",
+            origin=_origin(subject, defense),
         )
         say()
         predictor = OnnxPredictor(temporary, Request(reference=str(out)))
@@ -152,6 +155,7 @@ def export(spec: ExportSpec, out: Path, *, tell: Tell | None = None) -> Exported
         int8=int8,
         data=subject.data,
         data_seed=subject.data_seed,
+        arch=subject.predictor.arch,
         latency_ms=times,
         **facts,
     )
@@ -162,6 +166,23 @@ def _after_its_own(subject: Subject, defense: Defense) -> Defense:
     if subject.own is None:
         return defense
     return subject.own if defense.name == "none" else subject.own.behind(defense)
+
+
+def _origin(subject: Subject, defense: Defense) -> Origin:
+    """What the file says about the victim, so that it can be used without the folder that it came from."""
+    known, splits = subject.origin, subject.splits
+    digests = {"train": splits.train.digest, "test": splits.test.digest}
+    if known and "ood" in known.data_digests:
+        digests["ood"] = known.data_digests["ood"]
+    return Origin(
+        arch=subject.predictor.arch,
+        recipe=subject.predictor.recipe,
+        data=subject.data,
+        data_seed=subject.data_seed,
+        data_digests=digests,
+        ood=known.ood if known else None,
+        defense=None if defense.name == "none" else defense.spec,
+    )
 
 
 def _stages(tell: Tell | None) -> Callable[[], None]:

@@ -12,6 +12,8 @@ from modelmoat.models.artifact import ModelCard, load_artifact, load_card, save_
 from modelmoat.models.digests import state_digest
 from modelmoat.models.loading import load_model
 from modelmoat.models.network import Classifier, Network
+from modelmoat.models.onnx_predictor import origin_of_file
+from modelmoat.models.origin import Origin
 from modelmoat.models.outputs import OutputKind, check_outputs
 from modelmoat.models.predictor import Predictor
 from modelmoat.models.start import Start, load_start
@@ -22,6 +24,7 @@ __all__ = [
     "Classifier",
     "ModelCard",
     "Network",
+    "Origin",
     "OutputKind",
     "Predictor",
     "Start",
@@ -35,6 +38,7 @@ __all__ = [
     "load_card",
     "load_model",
     "load_start",
+    "origin_of_file",
     "register_arch",
     "save_model",
     "state_digest",

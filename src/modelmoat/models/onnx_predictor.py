@@ -14,7 +14,8 @@ from torch import Tensor
 
 from modelmoat.core.errors import ModelError, OptionError, nearest
 from modelmoat.models.digests import bytes_digest, files_digest
-from modelmoat.models.onnx_writer import read_facts
+from modelmoat.models.onnx_writer import read_facts, read_origin
+from modelmoat.models.origin import Origin
 from modelmoat.models.outputs import read_kind
 from modelmoat.models.packages import import_extra
 from modelmoat.models.predictor import BatchedPredictor
@@ -28,9 +29,9 @@ class OnnxPredictor(BatchedPredictor):
     """An ONNX graph with one image input [N, C, H, W] in [0, 1] and one output [N, K], always on the CPU.
 
     Rows are split and padded to the graph's batch size where that is fixed. A graph whose last operator is a softmax
-    gives probabilities unless ``outputs`` says otherwise; a file of `write_onnx` says what it gives. A graph that
-    quantizes its activations dynamically chooses its scale per batch; it gets one row at a time, so that no row changes
-    another's answer. Runtimes get as many threads as torch has when the file is opened.
+    gives probabilities unless ``outputs`` says otherwise; a file of `write_onnx` says what it gives, and may say how it
+    was trained. A graph that quantizes its activations dynamically chooses its scale per batch; it gets one row at a
+    time, so that no row changes another's answer. Runtimes get as many threads as torch has when the file is opened.
 
     Args:
         path: the file; weights in files beside it are found through it.
@@ -50,7 +51,7 @@ class OnnxPredictor(BatchedPredictor):
     def __init__(self, path: Path, request: Request) -> None:
         reference = request.reference
         model = _read_model(path, reference)
-        graph, facts = model.graph, read_facts(model)
+        graph, facts, origin = model.graph, read_facts(model), read_origin(model)
         self.file_digest = files_digest([path, *_weight_files(graph, path)])
         session = _open_session(path, reference)
         source = _only("input", session.get_inputs(), reference)
@@ -64,7 +65,8 @@ class OnnxPredictor(BatchedPredictor):
         super().__init__(
             reference=reference,
             digest=_runtime_digest(self.file_digest, request.runtime),
-            arch="onnx",
+            arch=origin.arch if origin else "onnx",
+            recipe=origin.behind if origin else "external",
             num_classes=_last_size(target.shape),
             input_shape=agreed_shape(reference, shape, request.input_shape),
             class_names=tuple(facts.get("class_names", ())),
@@ -76,6 +78,15 @@ class OnnxPredictor(BatchedPredictor):
     def _run(self, batch: Tensor) -> object:
         answers = self._answer(batch.to(self._dtype).contiguous().numpy())
         return torch.from_numpy(answers) if isinstance(answers, np.ndarray) else answers
+
+
+def origin_of_file(path: Path) -> Origin | None:
+    """Where the victim in an ONNX file comes from; None where the file does not say.
+
+    Raises:
+        ModelError: an unreadable file, or onnx missing.
+    """
+    return read_origin(_read_model(path, str(path)))
 
 
 def read_runtime(text: str | None) -> Runtime:

@@ -8,22 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from modelmoat.core.errors import ModelError
 from modelmoat.core.files import atomic_path
 from modelmoat.models.digests import bytes_digest
+from modelmoat.models.origin import Origin
 from modelmoat.models.outputs import OutputKind
 from modelmoat.models.packages import import_extra, quiet
 from modelmoat.models.request import Shape, first_line
 
 INPUT = "images"
 FACTS = "modelmoat"  # key of the file's metadata that holds what is not in the graph
+_ORIGIN = "victim"
 _MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 
 def write_onnx(
-    path: Path, module: nn.Module, *, input_shape: Shape, outputs: OutputKind, class_names: tuple[str, ...], label: str
+    path: Path,
+    module: nn.Module,
+    *,
+    input_shape: Shape,
+    outputs: OutputKind,
+    class_names: tuple[str, ...],
+    label: str,
+    origin: Origin | None = None,
 ) -> str:
     """Write a module as one ONNX file for batches of any size; returns the hash of the file.
 
@@ -37,6 +47,7 @@ def write_onnx(
         outputs: what [N, K] is.
         class_names: K names or none.
         label: what the module is, for errors.
+        origin: where the victim comes from, if the file is to say so.
 
     Raises:
         ModelError: the exporter is missing, or the module does something that cannot be traced or that ONNX has not.
@@ -47,7 +58,7 @@ def write_onnx(
     model = _translated(_traced(module, input_shape, label), outputs, label)
     _strip(model)
     facts = model.metadata_props.add()
-    facts.key, facts.value = FACTS, json.dumps({"outputs": outputs, "class_names": class_names})
+    facts.key, facts.value = FACTS, json.dumps(_facts(outputs, class_names, origin))
     data: bytes = model.SerializeToString(deterministic=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -66,6 +77,28 @@ def read_facts(model: Any) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"the file's metadata '{FACTS}' is damaged ({error}); fix: export it again") from error
     return facts
+
+
+def read_origin(model: Any) -> Origin | None:
+    """Where the victim in a loaded model comes from; None where the file does not say.
+
+    Raises:
+        ModelError: somebody changed it.
+    """
+    found = read_facts(model).get(_ORIGIN)
+    try:
+        return None if found is None else Origin.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (_ORIGIN, *first["loc"])))
+        raise ModelError(
+            f"the file's metadata '{FACTS}' is damaged ({where}: {first['msg']}); fix: export it again"
+        ) from error
+
+
+def _facts(outputs: OutputKind, class_names: tuple[str, ...], origin: Origin | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"outputs": outputs, "class_names": class_names}
+    return facts | ({_ORIGIN: origin.model_dump()} if origin else {})
 
 
 def _traced(module: nn.Module, shape: Shape, label: str) -> torch.export.ExportedProgram:

@@ -15,6 +15,12 @@ _FEW = 100  # queries under which a run is called short
 def caveats(summary: Summary) -> list[str]:
     """What a reader must know before quoting the verdict."""
     found = []
+    if summary.inside:
+        found.append(
+            f"The victim’s file has {summary.inside} inside. “None” and “undefended” stand for the file as it is: "
+            "ceiling, costs and fidelity are measured against that, not against an undefended model, and no attacker was "
+            "told of the defense inside."
+        )
     if summary.best is None:
         found.append(
             "There are no rows of the undefended victim: what a defense gains cannot be said. Add the defense “none”."

@@ -71,11 +71,13 @@ class Summary:
     attack on the undefended victim reaches the target fidelity. ``defense_aware`` says whether some defended record is of an
     attacker who reckoned with a defense; ``labels_only`` says whether there are defended records and all of them are of
     answers that leave as labels, by their kind or by the defense. ``unstolen`` is the fidelity of the best clone that was
-    made without asking anything. ``fewest_seeds`` is the smallest number of seeds behind any point.
+    made without asking anything. ``fewest_seeds`` is the smallest number of seeds behind any point. ``inside`` is the
+    defense in the victim's own file, which the rows called undefended have too.
     """
 
     target_fidelity: float
     victim: str
+    inside: str | None
     victims: int
     largest_budget: int
     seeds: int
@@ -128,6 +130,7 @@ def summarize_points(points: Sequence[Point], target_fidelity: float) -> Summary
     return Summary(
         target_fidelity=target_fidelity,
         victim=chosen[0].record.victim,
+        inside=chosen[0].record.defense_inside,
         victims=victims,
         largest_budget=largest,
         seeds=len({seed for point in chosen for seed in point.seeds}),
