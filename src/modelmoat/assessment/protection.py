@@ -98,6 +98,10 @@ class Fitted(Defense):
         """That of the fitted defense."""
         return self.method.l1_bound
 
+    def foreign(self, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Those of the fitted defense."""
+        return self.method.foreign(shape)
+
     def prepare(self, preparation: Preparation) -> Responder:
         """The defense as it was saved; raises `ModelError` for another victim."""
         return self.method.restore(preparation.predictor, self.tensors, device=preparation.device)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 
+from modelmoat.assessment.known_pool import warn_of_known_pool
 from modelmoat.assessment.spec import AssessmentSpec
 from modelmoat.assessment.subject import Subject, load_subject, warn_of_defense_inside
 from modelmoat.assessment.suites import misfit
@@ -76,7 +76,7 @@ def set_scene(spec: AssessmentSpec) -> Scene:
     for attack in spec.attackers:
         check_attack(attack, spec, pool, splits, subject.data_seed)
     warn_of_defense_inside(subject)
-    _warn_of_known_pool(subject, pool)
+    warn_of_known_pool(subject, subject.lineup(spec.defenses), pool)
     start = find_start(spec, _own_arch(predictor), predictor.num_classes, pool)
     fitting, left_out = fit_suite(spec, pool, splits, subject.data_seed)
     return Scene(
@@ -144,20 +144,6 @@ def _pool_of(attack: Attack, pool: ImageSet, splits: Splits, seed: int) -> Image
         )
     rows = torch.randperm(available, generator=generator(seed, "data at hand"))[:count]
     return splits.validation.take(rows)
-
-
-def _warn_of_known_pool(subject: Subject, pool: ImageSet) -> None:
-    """Say so where the attacker sends what the victim was trained to answer badly."""
-    known = subject.origin.ood if subject.origin else None
-    if subject.origin is None or known is None:
-        return
-    same_source = known.partition(",")[0] == pool.reference.partition(",")[0]
-    if same_source or pool.digest == subject.origin.data_digests.get("ood"):
-        warnings.warn(
-            f"pool '{pool.reference}' comes from '{known}', the out-of-distribution images that {subject.origin.recipe} was "
-            "trained with: the result flatters the victim; fix: attack with a pool from elsewhere",
-            stacklevel=2,
-        )
 
 
 def _without_overlap(spec: AssessmentSpec, pool: ImageSet, splits: Splits) -> ImageSet:

@@ -42,16 +42,27 @@ def load_foreign(reference: str, shape: tuple[int, int, int], *, most: int, seed
     if reference == NOISE:
         pixels = noise_images(most, shape, generator(seed, owner, NOISE))
         return ImageSet(pixels, torch.zeros(most, dtype=torch.int64), (NOISE,), NOISE)
+    images = load(foreign_reference(reference, shape, most=most, owner=owner), seed=seed)
+    if len(images) <= most:
+        return images
+    return images.take(torch.randperm(len(images), generator=generator(seed, owner, reference))[:most])
+
+
+def foreign_reference(reference: str, shape: tuple[int, int, int], *, most: int, owner: str) -> str:
+    """What `load_foreign` draws from, in the victim's shape; raises `OptionError` for images of neither 1 nor 3 channels.
+
+    >>> foreign_reference("digits", (3, 32, 32), most=5000, owner="edm")
+    'digits,size=32,rgb'
+    """
+    if reference == NOISE:
+        return NOISE
     colors = {1: "grey", 3: "rgb"}
     require(
         shape[0] in colors,
         f"{owner}: the victim takes images of {shape[0]} channels; expected 1 or 3, which data references can give",
     )
     enough = f",n={most},test=0" if reference == PATCHES else ""  # they are cut on demand
-    images = load(f"{reference},size={shape[1]},{colors[shape[0]]}{enough}", seed=seed)
-    if len(images) <= most:
-        return images
-    return images.take(torch.randperm(len(images), generator=generator(seed, owner, reference))[:most])
+    return f"{reference},size={shape[1]},{colors[shape[0]]}{enough}"
 
 
 def refuse_overlap(option: str, foreign: ImageSet, owned: Iterable[ImageSet]) -> None:

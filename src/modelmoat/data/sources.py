@@ -13,7 +13,7 @@ from modelmoat.data.folder import open_folder
 from modelmoat.data.hub import open_hub
 from modelmoat.data.npz import open_npz
 from modelmoat.data.parquet import open_parquet
-from modelmoat.data.references import EMBEDDED, LOCATED, Reference
+from modelmoat.data.references import EMBEDDED, LOCATED, Reference, parse
 from modelmoat.data.rows import Source
 
 FOLDER_VARIABLE = "MODELMOAT_DATA"
@@ -94,6 +94,15 @@ def resolve(reference: Reference) -> Reference:
         {info.name for info in known_sources()},
         fix=f"write a name or SCHEME:LOCATION, or set {FOLDER_VARIABLE} to the folder that holds '{name}'",
     )
+
+
+def source_of(text: str) -> str:
+    """Where the images of a reference lie, as scheme and location; raises as `parse` and `resolve` do.
+
+    >>> source_of("hub:ylecun/mnist,size=8")
+    'hub:ylecun/mnist'
+    """
+    return resolve(parse(text)).head
 
 
 def open_source(reference: Reference) -> Source:

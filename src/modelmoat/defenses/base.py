@@ -67,6 +67,11 @@ class Defense(Method):
         """No served row is farther than this from the clean one, in L1; 2 is no promise."""
         return 2.0
 
+    def foreign(self, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """References of out-of-distribution images that preparing it reads for a victim of images of ``shape``, or ``noise``."""
+        del shape
+        return ()
+
     def dial(self, num_classes: int) -> Dial | None:
         """The parameter that calibration turns for a victim of ``num_classes`` classes; None where there is none."""
         del num_classes

@@ -71,6 +71,10 @@ class Chain(Defense):
         """Sum of the steps' bounds; 2 is no promise."""
         return min(2.0, sum(step.l1_bound for step in self.steps))
 
+    def foreign(self, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Those of all steps."""
+        return tuple(reference for step in self.steps for reference in step.foreign(shape))
+
     def prepare(self, preparation: Preparation) -> PreparedChain:
         """Each step, prepared for the same victim."""
         return PreparedChain(self, [step.prepare(preparation) for step in self.steps])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modelmoat.core.errors import DataError, require
 from modelmoat.core.seeds import derive, generator
-from modelmoat.data import ImageSet, check_foreign, load_foreign, overlap, refuse_overlap
+from modelmoat.data import ImageSet, check_foreign, foreign_reference, load_foreign, overlap, refuse_overlap
 from modelmoat.data.foreign import NOISE, PATCHES
 from modelmoat.defenses._surrogate import blank_network, network_facts, random_network
 from modelmoat.defenses.base import DEFENSES, Preparation
@@ -93,6 +93,10 @@ class Edm(PreparableDefense):
         for name in ("ood", "hash_data"):
             check_foreign(f"edm:{name}", getattr(self, name))
         require(self.hash_data != NOISE, "edm:hash_data=noise: noise has no labels to learn; fix: name labeled images")
+
+    def foreign(self, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Images that members are taught to disagree on."""
+        return (foreign_reference(self.ood, shape, most=self.ood_images, owner="edm"),)
 
     def prepare(self, preparation: Preparation) -> PreparedEdm:
         """Train the helper and the members; raises `TrainingDiverged` where a loss is no longer a number."""
