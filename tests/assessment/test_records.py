@@ -15,7 +15,7 @@ from modelmoat.core.records import Record, read_records
 from modelmoat.core.runs import read_run
 from modelmoat.data import load_splits
 from modelmoat.defenses import create_defense
-from modelmoat.models import load_artifact, load_card, load_model
+from modelmoat.models import ModelCard, load_artifact, load_card, load_model
 from modelmoat.training import as_float, predict_logits
 
 DEFENSES = (create_defense("none"), create_defense("rounding", decimals=1), create_defense("label_only"))
@@ -155,3 +155,14 @@ def test_seeds_of_the_attacker_change_what_is_sent(
 def test_impossible_specifications_are_refused(changes: dict, words: str, spec: Callable) -> None:
     with pytest.raises(OptionError, match=words):
         spec(**changes)
+
+
+def test_records_of_an_int8_victim_say_what_conversion_did(
+    run: Callable[..., list[Record]], int8_victim: tuple[Path, ModelCard]
+) -> None:
+    folder, card = int8_victim
+    made = card.quantization
+    assert made
+    for record in run(victim=str(folder)):
+        assert record.int8_bytes == made.graph_bytes
+        assert (record.int8_agreement, record.int8_float_agreement) == (made.agreement, made.float_agreement)

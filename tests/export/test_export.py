@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_a_file_says_what_it_is(int8_file: Exported, digits: Splits) -> None:
     assert predictor.class_names == digits.train.class_names
     assert predictor.digest == int8_file.digest
     assert predictor.input_shape == (1, 8, 8)
-    assert set(int8_file.latency_ms) == {f"{who} batch {size}" for who in ("victim", "file") for size in (1, 64)}
+    timed = {"victim", "file"} | ({"file by openvino"} if find_spec("openvino") else set())
+    assert set(int8_file.latency_ms) == {f"{who} batch {size}" for who in timed for size in (1, 64)}
 
 
 def test_openvino_answers_alike_for_one_image_and_many(int8_file: Exported, digits: Splits) -> None:

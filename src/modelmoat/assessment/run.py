@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from modelmoat import __version__
 from modelmoat.assessment.folder import RunFolder, locked
@@ -24,8 +24,9 @@ from modelmoat.core.errors import ModelmoatError, RunError, UsageError, require
 from modelmoat.core.records import Record
 from modelmoat.core.runs import now
 from modelmoat.defenses import Defense, parse_defense
-from modelmoat.models import Classifier, ModelCard, save_model
+from modelmoat.models import Classifier, ModelCard, Predictor, load_card, save_model
 from modelmoat.models.artifact import CARD_FILE
+from modelmoat.models.onnx_predictor import OnnxPredictor
 from modelmoat.training import TrainingDiverged
 from modelmoat.victims import BatchMemory, BusyVictim, QueryTarget, Responder, Victim
 
@@ -272,6 +273,7 @@ class _Run:
             victim_digest=scene.subject.digest,
             victim_arch=scene.predictor.arch,
             victim_recipe=scene.predictor.recipe,
+            **_as_int8(scene.predictor),
             output_kind=spec.output.kind,
             data=scene.subject.data,
             test_digest=self._folder.hashes["test"],
@@ -322,3 +324,16 @@ class _Run:
 def _once(values: Sequence[T]) -> list[T]:
     """Without repeats, in the order given: a cell named twice is one cell."""
     return list(dict.fromkeys(values))
+
+
+def _as_int8(predictor: Predictor) -> dict[str, Any]:
+    """What a record says of an int8 victim."""
+    folder = predictor.artifact if isinstance(predictor, OnnxPredictor) else None
+    made = load_card(folder).quantization if folder else None
+    if made is None:
+        return {}
+    return {
+        "int8_bytes": made.graph_bytes,
+        "int8_agreement": made.agreement,
+        "int8_float_agreement": made.float_agreement,
+    }

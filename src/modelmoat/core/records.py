@@ -48,6 +48,14 @@ class Record(BaseModel):
     victim_digest: str = Field(description="hash of its weights or file")
     victim_arch: str
     victim_recipe: str
+    int8_bytes: int | None = Field(default=None, description="size of the graph of an int8 victim; none for others")
+    int8_agreement: float | None = Field(
+        default=None,
+        description="share of validation images with the same top-1 as simulated in training and as converted",
+    )
+    int8_float_agreement: float | None = Field(
+        default=None, description="likewise of the int8 victim and the float32 network that it was made from"
+    )
     output_kind: str = Field(description="probabilities, top-k or label")
 
     data: str = Field(description="reference of the victim's data")
