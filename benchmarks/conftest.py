@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modelmoat.core.memory import keep_freed_memory
 from modelmoat.data import ImageSet
 from modelmoat.defenses import Preparation
 from modelmoat.models import TorchPredictor, create_network
@@ -22,6 +23,11 @@ SPREAD = 4.0  # standard deviation of logits: most answers are sure of something
 
 Timed = Callable[[], object]
 Clock = Callable[[], float]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_commands_run() -> None:
+    keep_freed_memory()
 
 
 @pytest.fixture

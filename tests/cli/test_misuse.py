@@ -75,7 +75,7 @@ Refused = Callable[..., str]
         (["--fail-above", "fidelity=nan"], ["fidelity=nan", "0 to 1"]),
         (["--robust", "pdg"], ["unknown evasion attack 'pdg'", "did you mean 'pgd'?", "apgd, fgsm, pgd"]),
         (["--robust", "pgd:epsilon=8/255,nrom=l2"], ["no parameter 'nrom'", "did you mean 'norm'?"]),
-        (["--robust", "pgd:epsilon=-1"], ["pgd:epsilon=-1.0", "0 or more", "8/255"]),
+        (["--robust", "pgd:epsilon=-1"], ["pgd:epsilon=-1.0", "a number in [0, 1]", "8/255"]),
         (["--robust", "pgd:epsilon=8/x"], ["pgd:epsilon=8/x", "a number"]),
         (["--robust", ""], ["unknown evasion attack ''"]),
         (["--robust-images", "0"], ["--robust-images 0", "at least 1"]),

@@ -114,3 +114,28 @@ def test_every_architecture_has_a_forward_derivative(arch: str) -> None:
         for path in PATHS
     ]
     assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 1e-5
+
+
+class Branches(nn.Module):
+    """Convolves the images and their negatives by the same weights, and the images by others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.shared, self.other = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 3, 3, bias=False)
+        self.deeper, self.head = nn.Conv2d(9, 4, 3), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.shared(x), self.shared(1 - x), self.other(x)]
+        return self.head(self.deeper(torch.cat(parts, dim=1).relu()).mean(dim=(2, 3)))
+
+
+def test_several_convolutions_of_the_images_are_told_apart_and_a_batch_may_be_measured_twice() -> None:
+    _, images, victim, _ = scene("small_cnn", 8, 1)
+    victim.requires_grad_()
+    slopes = []
+    for path in PATHS:
+        attack = SimulatedAttack(Branches(), images, victim, path=path)
+        attack.measured(lambda gradient: gradient.square().sum())
+        slopes.append(torch.autograd.grad(attack.measured(mean_size), victim)[0])
+    assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 1e-5

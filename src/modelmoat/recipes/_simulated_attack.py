@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 Divergence = Literal["attacker", "published"]
 Path = Literal["forward_mode", "double_backward"]
@@ -51,7 +53,9 @@ class SimulatedAttack:
         self._student, self._images, self._victim = student, images, victim
         self._divergence, self._path = divergence, path
         self._parameters = {name: value.detach().requires_grad_() for name, value in student.named_parameters()}
-        self._scores = functional_call(student, self._parameters, (images,))
+        self._still = _StillInputs()
+        with self._still:
+            self._scores = functional_call(student, self._parameters, (images,))
         self.scores: Tensor = self._scores.detach()
 
     def label_gradient(self, labels: Tensor) -> Tensor:
@@ -78,7 +82,7 @@ class SimulatedAttack:
     def _pushed(self, direction: Tensor) -> Tensor:
         """J r, [B, K]: how the student's scores move with its parameters along ``direction`` [P]."""
         parts = direction.split([value.numel() for value in self._parameters.values()])
-        with torch.no_grad(), forward_ad.dual_level():
+        with torch.no_grad(), forward_ad.dual_level(), self._still:
             moving = {
                 name: forward_ad.make_dual(value.detach(), torch.empty_like(value).copy_(part.view_as(value)))
                 for (name, value), part in zip(self._parameters.items(), parts, strict=True)
@@ -86,6 +90,38 @@ class SimulatedAttack:
             scores = functional_call(self._student, moving, (self._images,))
             pushed: Tensor = forward_ad.unpack_dual(scores).tangent
         return pushed
+
+
+class _StillInputs(TorchFunctionMode):
+    """What convolutions make of the images themselves, which no parameter moves, from the first pass for the second.
+
+    Forward mode would compute it again, and would convolve zeros, as the images' tangent, with the weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: deque[Tensor] = deque()  # in the order of the pass, which every pass has
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if (
+            func is not F.conv2d
+            or kwargs
+            or args[0].requires_grad
+            or forward_ad.unpack_dual(args[0]).tangent is not None
+        ):
+            return func(*args, **(kwargs or {}))
+        images, weight, bias, *rest = args
+        if forward_ad.unpack_dual(weight).tangent is None:
+            made = func(*args)
+            self._made.append(made.detach())
+            return made
+        moving: list[Any] = [
+            None if value is None else forward_ad.unpack_dual(value).tangent for value in (weight, bias)
+        ]
+        self._made.rotate(-1)
+        return forward_ad.make_dual(self._made[-1], F.conv2d(images, *moving, *rest))
 
 
 def distillation_loss(victim: Tensor, student: Tensor, divergence: Divergence) -> Tensor:
