@@ -155,6 +155,7 @@ class _Run:
     ) -> None:
         self._spec, self._scene, self._folder, self._observer, self._probe = spec, scene, folder, observer, probe
         self._kept = kept
+        self._int8 = _as_int8(scene.predictor)
         self._prepared: dict[tuple[str, int], Responder] = {}
         self._utilities: dict[tuple[str, int], Utility] = {}
 
@@ -273,7 +274,7 @@ class _Run:
             victim_digest=scene.subject.digest,
             victim_arch=scene.predictor.arch,
             victim_recipe=scene.predictor.recipe,
-            **_as_int8(scene.predictor),
+            **self._int8,
             output_kind=spec.output.kind,
             data=scene.subject.data,
             test_digest=self._folder.hashes["test"],
